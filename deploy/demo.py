@@ -23,7 +23,7 @@ from collections import Counter
 from collections.abc import Callable, Collection, Generator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
-from datetime import date, datetime
+from datetime import date, datetime, timedelta
 from pathlib import Path
 from typing import Any
 from zoneinfo import ZoneInfo
@@ -32,7 +32,10 @@ import dagster as dg
 import duckdb
 
 from klaviyo_assets.errors import format_quantity, format_seconds
-from klaviyo_assets.streams import COLLECTIONS, DEFAULT_REPORTS, DEFAULT_STREAMS, STREAMS
+from klaviyo_assets.model.report import DateRange, ReportEndpoint
+from klaviyo_assets.model.selection import ALL_GROUP
+from klaviyo_assets.model.stream import Stream
+from klaviyo_assets.streams import DEFAULT_REPORTS, DEFAULT_STREAMS, REPORTS, STREAMS
 
 ROOT = Path(__file__).resolve().parent.parent
 DEMO = ROOT / "demo"
@@ -47,7 +50,11 @@ NAME_WIDTH = max(map(len, STREAMS))
 """How wide the column of names is."""
 
 QUARTER = 90
-"""Days of the reports that are fetched."""
+"""Days of the default reports that are fetched."""
+
+FEW_DAYS, FEW_MONTHS = 14, 2
+"""How much is fetched of the others: Dagster takes longer to record partitions than we to store
+them."""
 
 PATIENCE_SECONDS = 300
 """How long nothing new may happen before the demo gives up: a slow machine is no failure."""
@@ -112,13 +119,15 @@ def story(door: "Door", instance: dg.DagsterInstance) -> None:
         "klaviyo_first_sync: every stream from the beginning; what comes twice is stored once"
     ):
         checks += follow(instance, door.launch_job("klaviyo_first_sync"))
-    metric, days = quarter(door)
+    metric = door.first_metric()
     # The daemon looks for backfills twice a minute: meanwhile the hourly job runs.
-    backfill = door.launch_backfill([f"{day}|{metric}" for day in days])
+    backfill = door.launch_backfill(newest_partitions(metric))
     with told("klaviyo_collections: what is new since then, as every hour"):
         checks += follow(instance, door.launch_job("klaviyo_collections"), DEFAULT_STREAMS)
-    name = metric_name(metric)
-    with told(f"A backfill of both reports: {name}, {days[0]} to {days[-1]}"):
+    with told(
+        f"A backfill of all {len(REPORTS)} reports: {metric_name(metric)}, {QUARTER} days of two, "
+        f"{FEW_DAYS} days or {FEW_MONTHS} months of the others"
+    ):
         checks += follow_backfill(instance, backfill)
     overview = door.launch_job("klaviyo_marketing_overview")
     with told("klaviyo_checks: keys, NULLs, and every event that Klaviyo counts"):
@@ -130,14 +139,26 @@ def story(door: "Door", instance: dg.DagsterInstance) -> None:
     print(f"\n== All {format_quantity(checks.total(), 'result')} of checks are green\n")
 
 
-def quarter(door: "Door") -> tuple[str, list[date]]:
-    """Return the revenue metric, and the last days of the reports that are over in its zone."""
-    keys = door.partition_keys(DEFAULT_REPORTS[0].name)
+def newest_partitions(metric: str) -> dict[str, tuple[str, str]]:
+    """Return the first and the last partition to fetch by report: the newest that are over."""
     with duckdb.connect(str(DATABASE), read_only=True) as database:
         ((zone,),) = database.sql("SELECT timezone FROM accounts").fetchall()
-    today = datetime.now(tz=ZoneInfo(zone)).date()
-    days = [day for day in map(date.fromisoformat, keys["date"]) if day < today]
-    return keys["metric"][0], days[-QUARTER:]
+    yesterday = datetime.now(tz=ZoneInfo(zone)).date() - timedelta(days=1)
+    return {each.name: partition_range(each, metric, yesterday) for each in REPORTS}
+
+
+def partition_range(stream: Stream, metric: str, yesterday: date) -> tuple[str, str]:
+    """Return the first and the last partition to fetch of a report."""
+    report = stream.source
+    assert isinstance(report, ReportEndpoint)  # noqa: S101 - REPORTS has no other
+    days = QUARTER if stream in DEFAULT_REPORTS else FEW_DAYS
+    # One month more holds as many whole ones, whatever the day of the month.
+    reach = days if report.period == "day" else 31 * (FEW_MONTHS + 1)
+    first = yesterday - timedelta(days=reach - 1)
+    over = report.partition_days(DateRange(first, yesterday))
+    over = over[-FEW_MONTHS:] if report.period == "month" else over
+    suffix = f"|{metric}" if report.has_metric else ""
+    return f"{over[0]}{suffix}", f"{over[-1]}{suffix}"
 
 
 def metric_name(metric: str) -> str:
@@ -179,8 +200,7 @@ def settings(url: str) -> dict[str, str]:
     return kept | {
         "KLAVIYO_API_KEY": KEY,
         "KLAVIYO_BASE_URL": url,
-        # All but the reports that no backfill below fetches: their checks would ask for one.
-        "KLAVIYO_STREAMS": ",".join(["default", *(each.name for each in COLLECTIONS)]),
+        "KLAVIYO_STREAMS": ALL_GROUP,
         "KLAVIYO_CONVERSION_METRIC_IDS": "auto",
         # No schedule may come between what the demo shows, so the hourly job looks for late events.
         "KLAVIYO_LOOKBACK_DAYS": "1",
@@ -224,26 +244,34 @@ class Door:
             raise SystemExit(f"{name} cannot be launched: {launched}")
         return launched["run"]["runId"]
 
-    def launch_backfill(self, partitions: Sequence[str]) -> str:
-        """Launch a backfill of both reports, as their pages do; return its id."""
-        assets = [{"path": ["klaviyo", report.name]} for report in DEFAULT_REPORTS]
+    def launch_backfill(self, partitions: Mapping[str, tuple[str, str]]) -> str:
+        """Launch one backfill of reports, each from a partition to another; return its id."""
+        assets = [
+            {
+                "assetKey": {"path": ["klaviyo", name]},
+                "partitions": {"ranges": [{"start": first, "end": last}]},
+            }
+            for name, (first, last) in partitions.items()
+        ]
         launched = self.ask(
             "mutation($to: LaunchBackfillParams!) { launchPartitionBackfill(backfillParams: $to) {"
-            " __typename ... on LaunchBackfillSuccess { backfillId } } }",
-            to={"assetSelection": assets, "partitionNames": partitions},
+            " __typename ... on LaunchBackfillSuccess { backfillId }"
+            " ... on PythonError { message } } }",
+            to={"partitionsByAssets": assets},
         )
         if launched["__typename"] != "LaunchBackfillSuccess":
             raise SystemExit(f"the backfill cannot be launched: {launched}")
         return launched["backfillId"]
 
-    def partition_keys(self, stream: str) -> dict[str, list[str]]:
-        """Return the partition keys of an asset, by dimension."""
+    def first_metric(self) -> str:
+        """Return the conversion metric of the reports: the setting names one."""
         found = self.ask(
             "query($key: AssetKeyInput!) { assetNodeOrError(assetKey: $key) { ... on AssetNode {"
             " partitionKeysByDimension { name partitionKeys } } } }",
-            key={"path": ["klaviyo", stream]},
+            key={"path": ["klaviyo", DEFAULT_REPORTS[0].name]},
         )
-        return {each["name"]: each["partitionKeys"] for each in found["partitionKeysByDimension"]}
+        keys = {each["name"]: each["partitionKeys"] for each in found["partitionKeysByDimension"]}
+        return keys["metric"][0]
 
 
 @contextmanager
@@ -405,7 +433,9 @@ def line_of(name: str, found: Sequence[Mapping[str, dg.MetadataValue[Any]]]) -> 
 
     if len(found) > 1:
         rows = format_quantity(number("dagster/partition_row_count"), "row")
-        return f"{name:<{NAME_WIDTH}} {format_quantity(len(found), 'day')}, {rows}"
+        report = STREAMS[name].source
+        period = report.period if isinstance(report, ReportEndpoint) else "day"
+        return f"{name:<{NAME_WIDTH}} {format_quantity(len(found), period)}, {rows}"
     read, twice = number("klaviyo/records_read"), ""
     if (repeats := read - number("klaviyo/rows_written")) > 0:
         twice = f" ({repeats:,} came twice)"

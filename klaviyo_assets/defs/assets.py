@@ -251,8 +251,17 @@ def _sync_first(
             stream=STREAMS[name].at_revision(revision), key=key, options=SyncOptions(mode=mode)
         )
         connection = klaviyo.connect(warn=context.log.warning, lake=store)
-        with connection, closing(_start_sync(context, first, connection, store)) as output:
-            _write_at_once(context, output, store)
+        try:
+            with connection, closing(_start_sync(context, first, connection, store)) as output:
+                _write_at_once(context, output, store)
+        except RefusedStreamError:
+            raise
+        except KlaviyoAssetsError as error:
+            error.message = (
+                f"{error.message.rstrip('.')}. {stream.name} shows what {name} says, so it was not "
+                "read either, and stays as it was"
+            )
+            raise
 
 
 def _write_at_once(context: dg.AssetExecutionContext, output: SyncOutput, store: Lake) -> None:

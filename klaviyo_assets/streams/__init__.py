@@ -61,8 +61,10 @@ from klaviyo_assets.streams.profiles import (
     PUSH_TOKENS,
 )
 from klaviyo_assets.streams.reports import (
+    CAMPAIGN_REPORTS_BY_TAG,
     CAMPAIGN_VALUES_REPORTS,
     CAMPAIGN_VARIATION_REPORTS,
+    FLOW_REPORTS_BY_TAG,
     FLOW_SERIES_REPORTS,
     FLOW_VALUES_REPORTS,
     FLOW_VARIATION_REPORTS,
@@ -180,7 +182,13 @@ DEFAULT_REPORTS: tuple[Stream, ...] = tuple(each for each in REPORTS if not each
 MERGE_RULES: tuple[ProfileMergeRule, ...] = (PROFILE_MERGES,)
 """Every map of merged records; these need no requests."""
 
-VIEWS: tuple[View, ...] = (PROFILES_CORE, CAN_RECEIVE, CAMPAIGN_DAY_FIGURES)
+VIEWS: tuple[View, ...] = (
+    PROFILES_CORE,
+    CAN_RECEIVE,
+    CAMPAIGN_DAY_FIGURES,
+    CAMPAIGN_REPORTS_BY_TAG,
+    FLOW_REPORTS_BY_TAG,
+)
 """Every view that answers a question from several tables; these need no requests either."""
 
 DERIVED_RELATIONS: tuple[ProfileMergeRule | View, ...] = (*MERGE_RULES, *VIEWS)

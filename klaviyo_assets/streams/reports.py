@@ -17,6 +17,7 @@ from klaviyo_assets.model.report import (
     ReportPeriod,
 )
 from klaviyo_assets.model.stream import TIER_REPORT, Stream, ViewColumn
+from klaviyo_assets.model.view import View, ViewTable
 
 STATISTICS: dict[str, str] = {
     "average_order_value": "Conversion value a conversion.",
@@ -386,3 +387,52 @@ SEGMENT_VALUES_REPORTS = replace(
     ),
     columns=segment_columns("month"),
 )
+
+
+def tag_view(subject: str, report: Stream) -> View:
+    """Return the view of a daily report by the tags that a campaign or flow has now.
+
+    It has the statistics that add up; rates and people of several messages do not.
+    """
+    sums = {each.name: each for each in report.columns if each.is_additive}
+    totals = ", ".join(f"sum(r.{name}) AS {name}" for name in sums)
+    return View(
+        name=f"{subject}_reports_by_tag",
+        description=f"One row per day, conversion metric, tag and channel: what {subject}s with it "
+        f"add up to. A {subject} with two tags counts for both, one without tags for none.",
+        tables=(
+            ViewTable(
+                name=report.name,
+                columns={
+                    **dict.fromkeys((f"{subject}_id", "conversion_metric_id"), "string"),
+                    "date": "date",
+                    "send_channel": "string",
+                    "is_final": "boolean",
+                    **dict.fromkeys(sums, "number"),
+                },
+            ),
+            ViewTable(name=f"{subject}s", columns={"id": "string", "tag_ids": "ids"}),
+            ViewTable(name="tags", columns={"id": "string", "name": "string"}, is_required=False),
+        ),
+        columns=(
+            *(each for each in report.columns if each.name in {"date", "conversion_metric_id"}),
+            Column("tag_id", f"A tag that the {subject} has now."),
+            Column("tag_name", "Its name, as `tags` has it now."),
+            *(each for each in report.columns if each.name == "send_channel"),
+            *sums.values(),
+            Column(
+                "is_final", "Whether all of its rows were final when they were fetched.", "boolean"
+            ),
+        ),
+        sql=f"""
+SELECT r.date, r.conversion_metric_id, l.tag_id, any_value(t.name) AS tag_name, r.send_channel,
+    {totals}, bool_and(r.is_final) AS is_final
+FROM {report.name} AS r
+JOIN (SELECT DISTINCT id, unnest(tag_ids) AS tag_id FROM {subject}s) AS l ON l.id = r.{subject}_id
+LEFT JOIN (SELECT id, any_value(name) AS name FROM tags GROUP BY id) AS t ON t.id = l.tag_id
+GROUP BY r.date, r.conversion_metric_id, l.tag_id, r.send_channel""",  # noqa: S608 - no input
+    )
+
+
+CAMPAIGN_REPORTS_BY_TAG = tag_view("campaign", CAMPAIGN_VALUES_REPORTS)
+FLOW_REPORTS_BY_TAG = tag_view("flow", FLOW_SERIES_REPORTS)

@@ -61,7 +61,11 @@ PICTURES = (
 )
 """Titles, and the sections of Klaviyo's reference whose streams each shows; the last: the rest."""
 
-SECTION_OF_VIEWS = {"profiles": "Profiles", "campaign_values_reports": "Reporting"}
+SECTION_OF_VIEWS = {
+    "profiles": "Profiles",
+    "campaign_values_reports": "Reporting",
+    "flow_series_reports": "Reporting",
+}
 """The section of a view, by the first table that it reads."""
 
 

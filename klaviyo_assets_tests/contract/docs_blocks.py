@@ -23,7 +23,7 @@ BLOCK_PATTERN = re.compile(
 """A block, also one inside a list, where it is indented."""
 
 RUN_LANGUAGES = {"sh", "python", "sql", "yaml"}
-OTHER_LANGUAGES = {"text", "mermaid", "json"}
+OTHER_LANGUAGES = {"diff", "text", "mermaid", "json"}
 
 NOT_RUN = {
     "make demo": "installs and runs for minutes: .ci/run runs it",

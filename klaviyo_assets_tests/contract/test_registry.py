@@ -24,6 +24,7 @@ from klaviyo_assets.model.stream import (
     ViewSource,
 )
 from klaviyo_assets.streams import COLLECTIONS, REPORTS, STREAMS
+from klaviyo_assets_tests.contract.checkout import ROOT
 from klaviyo_assets_tests.contract.fan_outs import CHANGED_PARENTS, WHY_ALL_PARENTS, fan_outs
 from klaviyo_assets_tests.contract.golden_streams import (
     GOLDEN_FOLDER,
@@ -245,3 +246,28 @@ def test_an_unnested_array_fits_its_parent(stream: Stream) -> None:
     }
     assert reference is None or own[reference.column] == "string"
     assert stream.scopes == parent.scopes
+
+
+MAX_PLAIN_STREAM_LINES = 20
+
+
+def test_a_plain_stream_is_at_most_20_product_lines() -> None:
+    """CONTRIBUTING shows every line of the product that brings `tag_groups`, and no others."""
+    text = (ROOT / "CONTRIBUTING.md").read_text()
+    (block,) = re.findall(r"^```diff\n(.*?)^```$", text, re.MULTILINE | re.DOTALL)
+    lines_by_file: dict[str, list[str]] = {}
+    for line in block.splitlines():
+        if line.startswith("+++ "):
+            lines_by_file[line[4:]] = []
+        else:
+            lines_by_file[[*lines_by_file][-1]].append(line.removeprefix("+"))
+    assert sum(map(len, lines_by_file.values())) <= MAX_PLAIN_STREAM_LINES
+    declaration, registration = lines_by_file.values()
+    module, registry = ((ROOT / name).read_text() for name in lines_by_file)
+    assert "\n".join(declaration) in module
+    assert registry.splitlines().count("    TAG_GROUPS,") == len(registration)
+    product = [
+        each for each in (ROOT / "klaviyo_assets").rglob("*.py") if "sandbox" not in each.parts
+    ]
+    naming = {each for each in product if re.search(r"(?i)\btag_groups\b", each.read_text())}
+    assert naming == {ROOT / name for name in lines_by_file}

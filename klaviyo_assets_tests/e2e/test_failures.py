@@ -49,6 +49,23 @@ def test_one_failing_stream_leaves_the_others(home: Home) -> None:
     assert sorted(home.ids("flows")) == sorted(home.account.true_ids("flows"))
 
 
+def test_campaigns_wait_for_their_messages(home: Home) -> None:
+    """Where messages cannot be read campaigns are not either, say so, and stay as they were."""
+    assert home.sync("campaigns").success
+    shown = "SELECT id, name, status, send_time FROM campaigns ORDER BY id"
+    before = home.query(shown)
+    home.account.advance_clock(hours=1)
+    home.account.mutate(campaign=before[0][0], set={"name": "Renamed"})
+    match = {"path": "/api/campaign-messages"}
+    with home.account.inject_fault("error", match=match, status=500):
+        run = home.sync("campaigns")
+    assert "campaign_messages: GET /api/campaign-messages" in run.failures["campaigns"]
+    assert "campaigns shows what campaign_messages says" in run.failures["campaigns"]
+    assert home.query(shown) == before
+    assert home.sync("campaigns").success
+    assert ("Renamed",) in home.query("SELECT name FROM campaigns")
+
+
 def test_what_ends_a_run_before_its_first_page_ends_its_readers(
     open_home: StartHome,
 ) -> None:
