@@ -75,7 +75,7 @@ def build_defs(
     reports = [each for each in REPORTS if each.name in selected]
     zone = None if refusals else zone_for_definitions(settings, lake.lake())
     assets = _build_assets(settings, streams.values(), reports, zone)
-    checks = _build_checks(settings, selected, reports)
+    checks = _build_checks(selected, reports)
     keys = {key: key.with_prefix(key_prefix) for each in assets for key in each.keys}
     stream_assets = _with_keys(keys, assets) if key_prefix else assets
     return dg.Definitions(
@@ -111,7 +111,7 @@ def _build_assets(
             for each in streams
             if not isinstance(each.source, ReportEndpoint)
         ),
-        *(build_report_asset(each, settings, zone) for each in reports),
+        *(build_report_asset(each.name, settings.first_report_day, zone) for each in reports),
         build_overview_asset(frozenset(each.name for each in streams)),
     ]
 
@@ -132,12 +132,12 @@ def _build_sensors(
 
 
 def _build_checks(
-    settings: Settings, selected: frozenset[str], reports: Sequence[Stream]
+    selected: frozenset[str], reports: Sequence[Stream]
 ) -> list[dg.AssetChecksDefinition]:
     return [
         *(build_row_checks(name) for name in STREAMS if name in selected),
         *([build_completeness_check()] if EVENTS.name in selected else []),
-        *(build_newest_days_check(each, settings) for each in reports),
+        *(build_newest_days_check(each.name) for each in reports),
     ]
 
 

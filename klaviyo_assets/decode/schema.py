@@ -141,7 +141,7 @@ def build_field_tree(stream: Stream, *, exclude: frozenset[str]) -> ObjectNode:
                     raise ValueError(f"{stream.name}: {'.'.join(path)} is both {kind} and {other}")
     known = {path for column in stream.columns for path, _ in column_fields(column)}
     for path in (*known, *map(split_path, sorted(exclude))):
-        if not any(is_path_within(each, path) for each in fields):
+        if path not in fields and not any(is_path_within(each, path) for each in fields):
             fields[path] = FieldNode(path, "json", "ignored")
     return _build_object_node(stream, (), fields)
 
@@ -165,14 +165,17 @@ def is_column_excluded(column: Column, exclude: frozenset[str]) -> bool:
 def _build_object_node(
     stream: Stream, at: JsonPath, fields: Mapping[JsonPath, FieldNode]
 ) -> ObjectNode:
-    names = dict.fromkeys(path[len(at)] for path in fields)
-    return ObjectNode(at, {name: _build_child_node(stream, (*at, name), fields) for name in names})
+    below: dict[str, dict[JsonPath, FieldNode]] = {}
+    for path, field in fields.items():
+        below.setdefault(path[len(at)], {})[path] = field
+    return ObjectNode(
+        at, {name: _build_child_node(stream, (*at, name), each) for name, each in below.items()}
+    )
 
 
 def _build_child_node(
-    stream: Stream, at: JsonPath, fields: Mapping[JsonPath, FieldNode]
+    stream: Stream, at: JsonPath, below: Mapping[JsonPath, FieldNode]
 ) -> FieldNode | ObjectNode:
-    below = {path: field for path, field in fields.items() if is_path_within(path, at)}
     if all(field.purpose == "ignored" for field in below.values()):
         # Ignored as one value, whatever other members it has.
         return FieldNode(at, "json", "ignored")

@@ -436,8 +436,10 @@ NEWEST_DAYS_SENSOR_INTERVAL_SECONDS = 1800
 NEWEST_DAYS_PERIOD = timedelta(days=7)
 
 
-def build_newest_days_check(stream: Stream, settings: Settings) -> dg.AssetChecksDefinition:
+@cache
+def build_newest_days_check(name: str) -> dg.AssetChecksDefinition:
     """Return the check that a report's newest days are stored."""
+    stream = STREAMS[name]
     spec = dg.AssetCheckSpec(
         NEWEST_DAYS_CHECK, asset=asset_key(stream.name), description=NEWEST_DAYS_DESCRIPTION
     )
@@ -447,7 +449,9 @@ def build_newest_days_check(stream: Stream, settings: Settings) -> dg.AssetCheck
         context: dg.AssetCheckExecutionContext, lake: LakeResource
     ) -> Iterator[dg.AssetCheckResult]:
         with raise_as_failures(stream.name):
-            result = check_newest_days(context.instance, stream, lake.lake(), settings, utc_now())
+            result = check_newest_days(
+                context.instance, stream, lake.lake(), lake.settings, utc_now()
+            )
         yield result or missing_table_warning(check_key(stream.name, NEWEST_DAYS_CHECK))
 
     return check_report

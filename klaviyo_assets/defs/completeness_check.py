@@ -11,6 +11,7 @@ so.
 
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from datetime import UTC, date, datetime, timedelta
+from functools import cache
 from typing import cast
 
 import dagster as dg
@@ -294,6 +295,7 @@ COMPLETENESS_CHECK_SPEC = dg.AssetCheckSpec(
 )
 
 
+@cache
 def build_completeness_check() -> dg.AssetChecksDefinition:
     """Return the check. It sends one request per metric and year, at most sixty a minute."""
 

@@ -9,7 +9,7 @@ no result. So exactly the stored partitions count as materialized.
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import replace
 from datetime import date
-from functools import partial
+from functools import cache, partial
 from typing import Any
 
 import dagster as dg
@@ -98,7 +98,7 @@ from klaviyo_assets.reports.fetch import (
     StoredDays,
 )
 from klaviyo_assets.reports.planner import PartitionRequest, report_endpoint
-from klaviyo_assets.settings import Settings
+from klaviyo_assets.streams import STREAMS
 from klaviyo_assets.sync.memory import tune_process
 from klaviyo_assets.sync.plan import SyncMode
 
@@ -430,12 +430,17 @@ records each partition when it launches a run, and launches no other run meanwhi
 """
 
 
-def build_report_asset(stream: Stream, settings: Settings, zone: str | None) -> dg.AssetsDefinition:
+@cache
+def build_report_asset(name: str, first_day: date, zone: str | None) -> dg.AssetsDefinition:
     """Return the asset of a report; `zone` is the account's time zone, None if not known yet.
+
+    Of all settings it depends on `first_day` alone, the first day of reports: several accounts in
+    one code location may share it, and one that loads again has it already.
 
     Raises:
         TypeError: the stream is not a report.
     """
+    stream = STREAMS[name]
     report = report_endpoint(stream)
 
     @dg.asset(
@@ -447,7 +452,7 @@ def build_report_asset(stream: Stream, settings: Settings, zone: str | None) -> 
         tags=asset_tags(stream),
         metadata=definition_metadata(stream),
         deps=[asset_key(parent) for parent in upstream_streams(stream)],
-        partitions_def=build_report_partitions(report, settings, zone),
+        partitions_def=build_report_partitions(report, first_day, zone),
         backfill_policy=dg.BackfillPolicy.multi_run(MAX_PARTITIONS_PER_RUN),
         retry_policy=ASSET_RETRY_POLICY,
         output_required=False,

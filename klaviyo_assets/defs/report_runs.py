@@ -108,9 +108,9 @@ EARLIEST_TIME_ZONE = "Etc/GMT-14"
 
 
 def build_report_partitions(
-    report: ReportEndpoint, settings: Settings, zone: str | None
+    report: ReportEndpoint, first_day: date, zone: str | None
 ) -> dg.PartitionsDefinition[str]:
-    """Return the partitions metric x day, from the first report day to the last complete day.
+    """Return the partitions metric x day, from `first_day` to the last complete day.
 
     A report without conversions has the days alone. A report by month has whole months for days.
 
@@ -119,7 +119,7 @@ def build_report_partitions(
     not be reloaded when the zone becomes known: a run refuses a day that is not over in the
     account's zone.
     """
-    first = max(settings.first_report_day, report.first_day or settings.first_report_day)
+    first = max(first_day, report.first_day or first_day)
     definition = (
         dg.DailyPartitionsDefinition if report.period == "day" else dg.MonthlyPartitionsDefinition
     )

@@ -12,7 +12,7 @@ Profiles that a test changed, and pages with sparse fields or includes, go throu
 """
 
 from bisect import bisect_left
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import islice
 
@@ -198,11 +198,10 @@ class ProfileRenderer:
     """Renders profiles; the pools' JSON is made once, the own parts of each profile each time."""
 
     def __init__(self, profiles: ProfileCollection) -> None:
-        """Render the pools of the profiles as JSON."""
+        """Take the pools of the profiles as JSON."""
         self.profiles = profiles
-        self.pools = [
-            (shift, render_pool(name, profiles.pools[name])) for name, shift in POOL_SHIFTS.items()
-        ]
+        texts = profiles.pools.texts
+        self.pools = [(shift, texts[name]) for name, shift in POOL_SHIFTS.items()]
 
     def render_profiles(
         self, ordinals: list[int], *, origin: str, additional_fields: frozenset[str]
@@ -239,7 +238,7 @@ class ProfileRenderer:
         ready = [pool[(bits >> shift) % len(pool)] for shift, pool in pools]
         return b",".join([own, *ready])
 
-    def select_pools(self, additional_fields: frozenset[str]) -> list[tuple[int, list[bytes]]]:
+    def select_pools(self, additional_fields: frozenset[str]) -> list[tuple[int, Sequence[bytes]]]:
         """The pools with null for what is not requested."""
         found = self.pools[:2]
         for name, pool in zip(
@@ -247,11 +246,6 @@ class ProfileRenderer:
         ):
             found.append(pool if name in additional_fields else (0, [f'"{name}":null'.encode()]))
         return found
-
-
-def render_pool(name: str, pool: list[JsonObject]) -> list[bytes]:
-    """Entries of a pool as `"name":{...}`."""
-    return [b'"' + name.encode() + b'":' + dump_json(each) for each in pool]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

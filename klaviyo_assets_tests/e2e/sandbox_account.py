@@ -5,7 +5,6 @@ from collections import Counter
 from collections.abc import Callable, Generator, Mapping
 from contextlib import contextmanager
 from datetime import UTC, datetime, timedelta
-from functools import lru_cache
 from threading import Event
 from typing import Any, cast
 from unittest.mock import patch
@@ -13,7 +12,6 @@ from zoneinfo import ZoneInfo
 
 from klaviyo_assets.model.stream import Collection
 from klaviyo_assets.sandbox import AccountConfig, Sandbox, serve
-from klaviyo_assets.sandbox.account import metrics
 from klaviyo_assets.sandbox.account.profiles import ProfileCollection
 from klaviyo_assets.sandbox.account.records import RecordCollection
 from klaviyo_assets.sandbox.admin import list_true_records
@@ -22,9 +20,6 @@ from klaviyo_assets.streams import DEFAULT_COLLECTIONS
 
 NOON = datetime(2026, 9, 30, 12, tzinfo=UTC)
 """When an account's clock starts: some weeks before these tests run, so that it can be advanced."""
-
-metrics.build_event_pools = lru_cache(metrics.build_event_pools)
-"""A function of the seed alone, and most accounts here have the same: a third of what one costs."""
 
 UNLIMITED_SCALE = 1_000_000.0
 """Scales the rate limits out of the way."""

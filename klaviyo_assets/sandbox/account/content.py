@@ -8,6 +8,7 @@ Small collections that need no module of their own.
 import uuid
 from dataclasses import dataclass
 from datetime import datetime
+from functools import lru_cache
 from zoneinfo import ZoneInfo
 
 from klaviyo_assets.sandbox.account.records import (
@@ -365,6 +366,7 @@ def build_templates(seed: int, *, count: int, base: int, days: int) -> RecordCol
     return RecordCollection("template", records)
 
 
+@lru_cache(maxsize=128)
 def _template_html(index: int, rows: int) -> str:
     row = '<tr><td class="p">{{ event.extra.line_items.%d.title }} &mdash; “%s”</td></tr>\n'
     body = "".join(row % (k, OCCASIONS[(index + k) % len(OCCASIONS)]) for k in range(rows))

@@ -18,9 +18,10 @@ seconds since 1970, UTC.
 
 from array import array
 from bisect import bisect_left, bisect_right, insort
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime
+from functools import lru_cache
 from heapq import merge
 from itertools import islice
 from zoneinfo import ZoneInfo
@@ -216,7 +217,8 @@ class DailyTimeline:
         return low
 
 
-def _day_quantiles(base: int, zone: str) -> list[int]:
+@lru_cache(maxsize=32)
+def _day_quantiles(base: int, zone: str) -> Sequence[int]:
     """Second of the day by which k / 4096 of its events have happened; one value past the end."""
     local = datetime.fromtimestamp(base, ZoneInfo(zone))
     hours = [*range(local.hour, 24), *range(local.hour)]

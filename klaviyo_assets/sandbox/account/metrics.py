@@ -10,6 +10,7 @@ Hazards: integers beyond 64 bits, one key with many types, `$`-keys, nested arra
 import random
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Literal
 
 from klaviyo_assets.sandbox.account.records import ApiRecord, Linkage, RecordCollection
@@ -371,6 +372,8 @@ def message_channel(metric: MetricTemplate) -> str:
     )
 
 
+# A function of its arguments alone, and a third of what a small account costs.
+@lru_cache(maxsize=32)
 def build_event_pools(seed: int, sent: tuple[SentMessage, ...]) -> EventPools:
     """`EVENT_POOL_SIZE` objects for each metric, about the messages that were sent."""
     pools = EventPools([], [])

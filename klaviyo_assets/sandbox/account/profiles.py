@@ -14,7 +14,9 @@ import random
 from array import array
 from bisect import bisect_right
 from collections import deque
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property, lru_cache
 
 from klaviyo_assets.sandbox.account.records import FieldValue, Linkage, sort_key, value_at_path
 from klaviyo_assets.sandbox.account.seeds import (
@@ -36,7 +38,7 @@ from klaviyo_assets.sandbox.clock import (
     format_spaced_seconds,
     parse_micros,
 )
-from klaviyo_assets.sandbox.json_types import Json, JsonObject, as_list, as_object
+from klaviyo_assets.sandbox.json_types import Json, JsonObject, as_list, as_object, dump_json
 
 CONSENT_POOL_SIZE = 96
 SUPPRESSION_REASONS = (
@@ -49,7 +51,9 @@ SUPPRESSION_REASONS = (
 _CONSENT_STATES = ("SUBSCRIBED", "UNSUBSCRIBED", "NEVER_SUBSCRIBED")
 
 
-def build_consent_pool(seed: int, *, base: int, days: int, list_ids: list[str]) -> list[JsonObject]:
+def build_consent_pool(
+    seed: int, *, base: int, days: int, list_ids: Sequence[str]
+) -> list[JsonObject]:
     """`CONSENT_POOL_SIZE` subscriptions objects; about one in eight is suppressed, some twice."""
     start = base - days * SECONDS_PER_DAY
     return [
@@ -75,7 +79,7 @@ def _suppressions(source: random.Random, start: int, end: int) -> list[Json]:
 
 
 def _list_suppressions(
-    source: random.Random, *, start: int, end: int, list_ids: list[str]
+    source: random.Random, *, start: int, end: int, list_ids: Sequence[str]
 ) -> list[Json]:
     if not list_ids or source.random() > 0.1:
         return []
@@ -89,7 +93,7 @@ def _list_suppressions(
 
 
 def _subscriptions(
-    source: random.Random, *, start: int, end: int, list_ids: list[str]
+    source: random.Random, *, start: int, end: int, list_ids: Sequence[str]
 ) -> JsonObject:
     suppressions = _suppressions(source, start, end)
     consent = source.choice(_CONSENT_STATES)
@@ -281,6 +285,37 @@ POOL_SHIFTS = {
 }
 
 
+@dataclass(frozen=True, kw_only=True, eq=False)
+class ProfilePools:
+    """What the profiles of an account are made of: by attribute, the entries that they share."""
+
+    entries: Mapping[str, Sequence[JsonObject]]
+
+    @cached_property
+    def texts(self) -> Mapping[str, Sequence[bytes]]:
+        """The entries as `"name":{...}`."""
+        return {
+            name: [b'"' + name.encode() + b'":' + dump_json(each) for each in pool]
+            for name, pool in self.entries.items()
+        }
+
+
+# Functions of their arguments alone; making them is half of what a small account costs.
+@lru_cache(maxsize=32)
+def build_profile_pools(
+    seed: int, *, base: int, days: int, list_ids: tuple[str, ...]
+) -> ProfilePools:
+    """The pools of an account; those of one seed and age share them, and nobody writes to them."""
+    return ProfilePools(
+        entries={
+            "location": build_location_pool(seed),
+            "properties": build_custom_property_pool(seed),
+            "subscriptions": build_consent_pool(seed, base=base, days=days, list_ids=list_ids),
+            "predictive_analytics": build_prediction_pool(seed, base=base),
+        }
+    )
+
+
 class ProfileCollection:
     """All profiles; ordinals never change their meaning, whatever is deleted."""
 
@@ -305,12 +340,7 @@ class ProfileCollection:
             self.created.append(created)
             self.updated.append(min(updated, base - 1))
         self.future_times: deque[int] = deque()
-        self.pools: dict[str, list[JsonObject]] = {
-            "location": build_location_pool(seed),
-            "properties": build_custom_property_pool(seed),
-            "subscriptions": build_consent_pool(seed, base=base, days=days, list_ids=list_ids),
-            "predictive_analytics": build_prediction_pool(seed, base=base),
-        }
+        self.pools = build_profile_pools(seed, base=base, days=days, list_ids=tuple(list_ids))
         self.changes: dict[int, JsonObject] = {}
         self.orders: dict[str, list[int]] = {}
         self.version = 0
@@ -387,7 +417,7 @@ class ProfileCollection:
         changed = self.changes.get(ordinal, {})
         if name in changed:
             return as_object(changed[name])
-        pool = self.pools[name]
+        pool = self.pools.entries[name]
         return pool[(mix_bits(self.seed, ordinal) >> POOL_SHIFTS[name]) % len(pool)]
 
     def field_values(self, ordinal: int, name: str) -> Sequence[FieldValue]:
@@ -446,7 +476,7 @@ class ProfileCollection:
 
     def attributes(self, ordinal: int) -> JsonObject:
         """All attributes; `subscriptions` and `predictive_analytics` included."""
-        pooled: JsonObject = {name: self.pool_entry(ordinal, name) for name in self.pools}
+        pooled: JsonObject = {name: self.pool_entry(ordinal, name) for name in self.pools.entries}
         return {**self.own_attributes(ordinal), **pooled, **self.changes.get(ordinal, {})}
 
     def last_event_date(self, ordinal: int) -> Json:
