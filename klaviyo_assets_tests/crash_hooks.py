@@ -7,7 +7,7 @@ from collections.abc import Callable, Generator
 from contextlib import contextmanager
 from dataclasses import KW_ONLY, dataclass
 
-from klaviyo_assets.crash_points import CrashPoint, set_crash_hook
+from klaviyo_assets.seams import CrashPoint, set_crash_hook
 
 
 @dataclass(frozen=True, slots=True)

@@ -20,10 +20,9 @@ from typing import cast
 from platformdirs import user_state_path
 
 from klaviyo_assets.api.client import ClientStatsCollector, KlaviyoClient
+from klaviyo_assets.api.messages import Request, Response, json_member, validate_base_url
 from klaviyo_assets.api.rate_limiter import AccountFacts, RateLimiter, hash_api_key
-from klaviyo_assets.api.request_guard import Request, Response, validate_base_url
 from klaviyo_assets.api.requests import first_page_request, set_page_size
-from klaviyo_assets.api.response_errors import json_member
 from klaviyo_assets.api.retry import RetryPolicy
 from klaviyo_assets.decode.jsonapi import repair_json, strip_bom
 from klaviyo_assets.errors import (

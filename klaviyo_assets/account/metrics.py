@@ -11,9 +11,8 @@ import msgspec
 
 from klaviyo_assets.account.connection import open_rate_limiter
 from klaviyo_assets.api.client import KlaviyoClient
+from klaviyo_assets.api.messages import Request, Response, json_member
 from klaviyo_assets.api.rate_limiter import RateLimiter
-from klaviyo_assets.api.request_guard import Request, Response
-from klaviyo_assets.api.response_errors import json_member
 from klaviyo_assets.decode.jsonapi import check_response_envelope, repair_json, strip_bom
 from klaviyo_assets.errors import BrokenBodyError, PermanentError, RefusedStreamError
 from klaviyo_assets.lake.lake import Lake

@@ -10,6 +10,11 @@ inside the TLS tunnel. Plain http is allowed to loopback only, and never goes th
 expose: the connection, because only the holder of its socket can end a wait, and the errors of
 reading a raw body.
 
+It also compares Klaviyo's clock with this machine's, and goes by the earlier of the two. Either may
+be wrong, by minutes or by years, in one response or in all. A window counts as completely read up
+to a safety margin before now, and a report day as final after a fixed time. With a clock that is
+ahead, records that arrive late would be missed; with one that is behind, data is only read again.
+
 No other module opens a connection: what is posted to an operator's webhook is sent here as well.
 """
 
@@ -23,6 +28,7 @@ from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from contextvars import ContextVar
 from dataclasses import dataclass, replace
+from datetime import datetime, timedelta
 from functools import partial
 from http import HTTPStatus
 from http.client import HTTPException
@@ -43,23 +49,20 @@ from urllib3.connection import HTTPConnection, HTTPSConnection
 from urllib3.exceptions import HTTPError
 from urllib3.response import BaseHTTPResponse, HTTPResponse
 
-from klaviyo_assets.api.clock import ClockSkewTracker
-from klaviyo_assets.api.rate_limiter import RateLimiter
-from klaviyo_assets.api.request_guard import (
+from klaviyo_assets.api.messages import (
+    BYTES_PER_MIB,
     Request,
     Response,
     check_request,
-    validate_api_key,
-    validate_base_url,
-)
-from klaviyo_assets.api.requests import MEDIA_TYPE, parse_date_header, request_headers
-from klaviyo_assets.api.response_errors import (
-    BYTES_PER_MIB,
     check_response,
     connection_error,
     describe_error_in_body,
     describe_request,
+    validate_api_key,
+    validate_base_url,
 )
+from klaviyo_assets.api.rate_limiter import RateLimiter
+from klaviyo_assets.api.requests import MEDIA_TYPE, parse_date_header, request_headers
 from klaviyo_assets.api.retry import (
     CancelToken,
     InFlightConnection,
@@ -74,6 +77,7 @@ from klaviyo_assets.errors import (
     SettingError,
     TransientError,
 )
+from klaviyo_assets.seams import utc_now
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -91,6 +95,67 @@ class ClientStats:
     rate_limited: int = 0
     received_bytes: int = 0
     throttled_seconds: float = 0.0
+
+
+MAX_CLOCK_SKEW = timedelta(minutes=5)
+"""More than network delay can explain; as long as the safety margin before the high-water mark."""
+
+
+class ClockSkewTracker:
+    """Tracks how far Klaviyo's clock differs from this machine's during a run. Thread-safe."""
+
+    def __init__(self, now: Callable[[], datetime] | None = None) -> None:
+        """Use `now` as this machine's clock, `utc_now` without one."""
+        self.now = now if now is not None else utc_now
+        self.largest_skew = timedelta()
+        """How far Klaviyo's clock was ahead of ours (negative: behind) in the worst response."""
+        self._has_warned = False
+        self._lock = Lock()
+
+    @property
+    def is_skewed(self) -> bool:
+        """Return whether a response's date differed from this machine's clock by over 5 minutes."""
+        return abs(self.largest_skew) > MAX_CLOCK_SKEW
+
+    def resolve_response_time(self, server_time: datetime | None, *, sent_at: datetime) -> datetime:
+        """Return the time whose state a response shows, in UTC, in whole seconds.
+
+        `server_time` is its `Date` header, None if it cannot be read. `sent_at` is our clock when
+        the request was sent: a record created after that may be missing from the response.
+        """
+        if server_time is None:
+            return sent_at.replace(microsecond=0)
+        # A correct `Date` lies between sending and now; then there is no difference to record.
+        ahead, behind = server_time - self.now(), server_time - sent_at
+        difference = max(ahead, timedelta()) or min(behind, timedelta())
+        with self._lock:
+            if abs(difference) > abs(self.largest_skew):
+                self.largest_skew = difference
+        return min(server_time, sent_at).replace(microsecond=0)
+
+    def conservative_now(self) -> datetime:
+        """Return the time by the clock that is behind, as far as responses have shown, in UTC."""
+        return self.now() + min(self.largest_skew, timedelta())
+
+    def skew_metadata(self) -> dict[str, float]:
+        """Return the difference under its metadata key; empty where the clocks agree."""
+        if not self.is_skewed:
+            return {}
+        return {"clock_difference_seconds": self.largest_skew.total_seconds()}
+
+    def take_skew_warning(self) -> str | None:
+        """Return a warning for the operator the first time the clocks differ, else None."""
+        if not self.is_skewed or self._has_warned:
+            return None
+        self._has_warned = True
+        minutes = abs(self.largest_skew) // timedelta(minutes=1)
+        side = "ahead of" if self.largest_skew > timedelta() else "behind"
+        return (
+            f"Klaviyo's responses were dated up to {minutes} minutes {side} this machine's clock: "
+            "the earlier of the two counts, so nothing is lost, and more is read again than needed "
+            "until the clocks agree. Set this machine's clock by NTP; if it is right, look for a "
+            "proxy that changes or repeats responses"
+        )
 
 
 class ClientStatsCollector:
@@ -312,7 +377,7 @@ class KlaviyoClient:
             on_failure: called with the error of each failed try, before the next one.
 
         Raises:
-            KlaviyoAssetsError: as `response_errors.py` maps a response or a lost connection, once
+            KlaviyoAssetsError: as `messages.py` maps a response or a lost connection, once
                 `retry.py` gives up; QuotaError and StorageError from the rate limiter.
             PermanentError: the request could write, or its target is no path of the API.
             StoppedError: `cancel` was called.

@@ -31,9 +31,9 @@ from klaviyo_assets.api.limits import (
     tier_limits,
 )
 from klaviyo_assets.api.rate_limit_store import RateLimitStore, StoredBucket, load_bucket
-from klaviyo_assets.crash_points import reach_crash_point
 from klaviyo_assets.errors import QuotaError
-from klaviyo_assets.model.stream import RateLimitBucket
+from klaviyo_assets.model.stream import RateLimitBucket, Stream
+from klaviyo_assets.seams import reach_crash_point
 
 MAX_DAILY_WAIT_SECONDS = 300.0
 """The longest wait for a daily quota, as for a `Retry-After`; a longer one ends the run instead."""
@@ -350,3 +350,13 @@ def rate_limit_spent_error(buckets: tuple[RateLimitBucket, ...], wait: float) ->
         "after that.",
         retry_after_seconds=wait,
     )
+
+
+def read_daily_quota(stream: Stream, rate_limiter: RateLimiter) -> DailyQuota | None:
+    """Return what is left of a report's daily quota; None where Klaviyo sets none.
+
+    Raises:
+        StorageError: the rate limiter's file cannot be used.
+    """
+    bucket = stream.rate_limit_buckets()[0]
+    return rate_limiter.daily_quota(bucket) if bucket.tier.daily is not None else None

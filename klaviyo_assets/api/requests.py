@@ -10,7 +10,7 @@ from email.utils import parsedate_to_datetime
 from urllib.parse import SplitResult, parse_qsl, quote, urljoin, urlsplit
 
 from klaviyo_assets import __version__
-from klaviyo_assets.api.request_guard import Request
+from klaviyo_assets.api.messages import Request
 from klaviyo_assets.errors import ForeignLinkError, RepeatedPageError
 from klaviyo_assets.model.column import FieldPath, JsonPath, LatestOf, column_fields
 from klaviyo_assets.model.report import TOTAL_DIMENSION, DateRange, ReportEndpoint

@@ -17,7 +17,7 @@ from datetime import datetime, timedelta
 from threading import Condition, Event, Lock, Thread
 from time import monotonic
 
-from klaviyo_assets.api.request_guard import Request
+from klaviyo_assets.api.messages import Request
 from klaviyo_assets.api.requests import has_page_cursor, requested_page_size, set_page_size
 from klaviyo_assets.errors import (
     ConnectionLostError,

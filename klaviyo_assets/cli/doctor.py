@@ -32,7 +32,8 @@ from klaviyo_assets.account.connection import (
     state_folder,
 )
 from klaviyo_assets.account.metrics import find_metric_setting_problems, read_metrics
-from klaviyo_assets.api.request_guard import validate_api_key
+from klaviyo_assets.api.messages import validate_api_key
+from klaviyo_assets.api.rate_limiter import read_daily_quota
 from klaviyo_assets.cli.lake_access import open_lake, privacy_warnings
 from klaviyo_assets.cli.tables import print_table
 from klaviyo_assets.cli.terminal import confirm, print_errors, print_json
@@ -47,7 +48,6 @@ from klaviyo_assets.errors import (
 from klaviyo_assets.lake.lake import Lake
 from klaviyo_assets.lake.layout import LAKE_VERSION
 from klaviyo_assets.model.selection import DEFAULT_GROUP, offered_streams, selected_streams
-from klaviyo_assets.reports.backfill_plan import read_daily_quota
 from klaviyo_assets.reports.calendar import resolve_zone
 from klaviyo_assets.settings import (
     AUTOMATION_RECOMMENDED,

@@ -12,7 +12,7 @@ from functools import partial
 from pathlib import Path
 
 from klaviyo_assets.account.connection import adopt_lake_account, connect_account, state_folder
-from klaviyo_assets.api.request_guard import validate_api_key
+from klaviyo_assets.api.messages import validate_api_key
 from klaviyo_assets.cli.lake_access import (
     open_lake,
     open_stored_lake,

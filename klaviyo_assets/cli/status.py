@@ -13,6 +13,7 @@ from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 
 from klaviyo_assets.account.metrics import read_metrics, select_report_metrics
+from klaviyo_assets.api.rate_limiter import read_daily_quota
 from klaviyo_assets.cli.lake_access import (
     open_lake,
     open_stored_lake,
@@ -37,7 +38,6 @@ from klaviyo_assets.reports.backfill_plan import (
     PlanContext,
     format_failed_metrics,
     format_report_status,
-    read_daily_quota,
 )
 from klaviyo_assets.reports.calendar import build_calendar_offline
 from klaviyo_assets.reports.failed_requests import read_failed_metrics

@@ -28,7 +28,7 @@ from rich.spinner import Spinner
 from rich.table import Table
 from rich.text import Text
 
-from klaviyo_assets.api.request_guard import validate_api_key
+from klaviyo_assets.api.messages import validate_api_key
 from klaviyo_assets.cli.tables import PROGRESS_LINE_SECONDS, STYLES, build_console
 from klaviyo_assets.cli.terminal import (
     call_before_forced_end,

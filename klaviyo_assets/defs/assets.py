@@ -19,7 +19,7 @@ import dagster as dg
 from dagster._core.definitions.unresolved_asset_job_definition import UnresolvedAssetJobDefinition
 
 from klaviyo_assets.account.connection import open_rate_limiter
-from klaviyo_assets.api.clock import utc_now
+from klaviyo_assets.api.rate_limiter import read_daily_quota
 from klaviyo_assets.dashboard.figures import RequestQuota
 from klaviyo_assets.dashboard.page import PAGE_FILE, Overview, build_overview
 from klaviyo_assets.dashboard.questions import QUESTIONS, OverviewReader
@@ -35,7 +35,7 @@ from klaviyo_assets.defs.checks import (
     materialization_check_specs,
     warn_not_checked,
 )
-from klaviyo_assets.defs.health import MAX_STEP_RETRIES, StepEnd, raise_as_failures
+from klaviyo_assets.defs.health import MAX_STEP_RETRIES, build_step_end, raise_as_failures
 from klaviyo_assets.defs.io_manager import SyncOutput
 from klaviyo_assets.defs.metadata import (
     CURSOR_METADATA_KEY,
@@ -76,7 +76,7 @@ from klaviyo_assets.model.selection import (
 )
 from klaviyo_assets.model.stream import Join, Stream, ViewSource, records_stream
 from klaviyo_assets.reconcile.counts import EVENTS_STREAM_NAME
-from klaviyo_assets.reports.backfill_plan import read_daily_quota
+from klaviyo_assets.seams import utc_now
 from klaviyo_assets.settings import Settings
 from klaviyo_assets.streams import DEFAULT_REPORTS, STREAMS
 from klaviyo_assets.sync.context import SyncContext
@@ -166,21 +166,6 @@ def draw_lineage(asset: dg.AssetsDefinition, upstream: dg.AssetKey) -> dg.Assets
     attributes: dict[str, Any] = {**asset.get_attributes_dict(), "specs": [drawn]}
     # `map_asset_specs` would make an input of the step for the new dependency.
     return dg.AssetsDefinition.dagster_internal_init(**attributes)
-
-
-def build_step_end(
-    context: dg.AssetExecutionContext, stream: Stream, lake: LakeResource
-) -> StepEnd:
-    """Return where the end of this step is recorded."""
-    return StepEnd(
-        stream=stream,
-        asset_key=context.asset_key,
-        run_id=context.run.run_id,
-        lake=lake.lake,
-        instance=context.instance,
-        warn=context.log.warning,
-        will_retry=context.op_execution_context.retry_number < MAX_STEP_RETRIES,
-    )
 
 
 def _start_or_skip(

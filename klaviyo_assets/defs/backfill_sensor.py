@@ -21,8 +21,7 @@ from klaviyo_assets.account.metrics import (
     revenue_metric,
     unknown_metric_ids,
 )
-from klaviyo_assets.api.clock import utc_now
-from klaviyo_assets.api.rate_limiter import DailyQuota
+from klaviyo_assets.api.rate_limiter import DailyQuota, read_daily_quota
 from klaviyo_assets.defs.automation import default_sensor_status, find_asset_key, select_assets
 from klaviyo_assets.defs.report_assets import MAX_PARTITIONS_PER_RUN
 from klaviyo_assets.defs.report_runs import (
@@ -51,7 +50,6 @@ from klaviyo_assets.reports.backfill_plan import (
     choose_next_batch,
     due_days,
     rank_tasks,
-    read_daily_quota,
     requests_per_minute,
 )
 from klaviyo_assets.reports.calendar import ReportCalendar, fetch_calendar
@@ -63,6 +61,7 @@ from klaviyo_assets.reports.planner import (
     load_planner_inputs,
     report_endpoint,
 )
+from klaviyo_assets.seams import utc_now
 from klaviyo_assets.settings import Settings
 from klaviyo_assets.streams import REPORTS
 

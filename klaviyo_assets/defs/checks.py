@@ -31,7 +31,6 @@ from functools import cache, partial
 import dagster as dg
 
 from klaviyo_assets.account.metrics import read_mapped_metric
-from klaviyo_assets.api.clock import utc_now
 from klaviyo_assets.decode.schema import SYNCED_AT_FIELD, arrow_schema
 from klaviyo_assets.defs.automation import default_sensor_status, find_asset_key
 from klaviyo_assets.defs.health import raise_as_failures
@@ -62,6 +61,7 @@ from klaviyo_assets.reconcile.counts import (
 from klaviyo_assets.reports.calendar import last_complete_day, resolve_zone_offline
 from klaviyo_assets.reports.failed_requests import read_failed_metrics
 from klaviyo_assets.reports.planner import report_endpoint
+from klaviyo_assets.seams import utc_now
 from klaviyo_assets.settings import Settings
 from klaviyo_assets.streams import STREAMS
 from klaviyo_assets.sync.memory import trim_heap

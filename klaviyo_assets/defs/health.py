@@ -24,7 +24,7 @@ from functools import partial
 import dagster as dg
 
 from klaviyo_assets.api.client import post_to_webhook
-from klaviyo_assets.api.clock import utc_now
+from klaviyo_assets.defs.resources import LakeResource
 from klaviyo_assets.errors import (
     ConfigError,
     ContractError,
@@ -47,6 +47,7 @@ from klaviyo_assets.lake.lake import Lake
 from klaviyo_assets.model.health import ColorChange, LakeHealth, RunOutcome, take_outcome
 from klaviyo_assets.model.selection import MESSAGING_GROUP
 from klaviyo_assets.model.stream import Stream
+from klaviyo_assets.seams import utc_now
 from klaviyo_assets.settings import (
     ALERT_COMMAND_VARIABLE,
     ALERT_WEBHOOK_VARIABLE,
@@ -190,6 +191,21 @@ class StepEnd:
                 "klaviyo/streams": dg.MetadataValue.table(rows),
             },
         )
+
+
+def build_step_end(
+    context: dg.AssetExecutionContext, stream: Stream, lake: LakeResource
+) -> StepEnd:
+    """Return where the end of this step is recorded."""
+    return StepEnd(
+        stream=stream,
+        asset_key=context.asset_key,
+        run_id=context.run.run_id,
+        lake=lake.lake,
+        instance=context.instance,
+        warn=context.log.warning,
+        will_retry=context.op_execution_context.retry_number < MAX_STEP_RETRIES,
+    )
 
 
 def send_alert(

@@ -12,8 +12,6 @@ from typing import TYPE_CHECKING
 import dagster as dg
 import pyarrow as pa
 
-from klaviyo_assets.api.clock import utc_now
-from klaviyo_assets.crash_points import reach_crash_point
 from klaviyo_assets.defs.health import MAX_STEP_RETRIES, StepEnd, raise_as_failures
 from klaviyo_assets.defs.metadata import (
     FIRST_SEEN_METADATA_KEY,
@@ -46,6 +44,7 @@ from klaviyo_assets.reconcile.counts import (
     MAX_SYNC_INTERVAL,
     count_lateness,
 )
+from klaviyo_assets.seams import reach_crash_point, utc_now
 from klaviyo_assets.sync.plan import SyncOptions
 from klaviyo_assets.sync.sync_run import SyncRun
 

@@ -23,18 +23,16 @@ from klaviyo_assets.account.metrics import (
     read_custom_metrics,
     read_metrics,
 )
-from klaviyo_assets.api.clock import utc_now
-from klaviyo_assets.crash_points import reach_crash_point
+from klaviyo_assets.api.rate_limiter import read_daily_quota
 from klaviyo_assets.defs.assets import (
     ASSET_KINDS,
     ASSET_OWNERS,
     ASSET_RETRY_POLICY,
-    build_step_end,
     report_skipped_stream,
 )
 from klaviyo_assets.defs.automation import replace_asset_names
 from klaviyo_assets.defs.checks import judge_report
-from klaviyo_assets.defs.health import raise_as_failures
+from klaviyo_assets.defs.health import build_step_end, raise_as_failures
 from klaviyo_assets.defs.metadata import (
     LAKE_METADATA_KEY,
     AssetMetadata,
@@ -87,7 +85,6 @@ from klaviyo_assets.lake.delta.state import MetricRefusal
 from klaviyo_assets.model.report import NO_METRIC, ReportPartition
 from klaviyo_assets.model.selection import asset_group, upstream_streams
 from klaviyo_assets.model.stream import Stream
-from klaviyo_assets.reports.backfill_plan import read_daily_quota
 from klaviyo_assets.reports.calendar import describe_days_of_other_zones, fetch_calendar
 from klaviyo_assets.reports.failed_requests import RefusedMetric, ReportContext
 from klaviyo_assets.reports.fetch import (
@@ -98,6 +95,7 @@ from klaviyo_assets.reports.fetch import (
     StoredDays,
 )
 from klaviyo_assets.reports.planner import PartitionRequest, report_endpoint
+from klaviyo_assets.seams import reach_crash_point, utc_now
 from klaviyo_assets.streams import STREAMS
 from klaviyo_assets.sync.memory import tune_process
 from klaviyo_assets.sync.plan import SyncMode

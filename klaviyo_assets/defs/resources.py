@@ -30,8 +30,8 @@ from klaviyo_assets.account.connection import (
     resolve_lake_account,
 )
 from klaviyo_assets.api.client import KlaviyoClient
-from klaviyo_assets.api.clock import utc_now
-from klaviyo_assets.api.request_guard import Request, validate_api_key, validate_base_url
+from klaviyo_assets.api.messages import Request, validate_api_key, validate_base_url
+from klaviyo_assets.api.rate_limiter import read_daily_quota
 from klaviyo_assets.errors import (
     KlaviyoAssetsError,
     LakeError,
@@ -47,10 +47,10 @@ from klaviyo_assets.model.report import ReportEndpoint
 from klaviyo_assets.model.selection import selection_errors, shown_streams
 from klaviyo_assets.model.stream import Collection, Join, Stream, Unnest
 from klaviyo_assets.model.window import Window
-from klaviyo_assets.reports.backfill_plan import read_daily_quota
 from klaviyo_assets.reports.failed_requests import ReportContext
 from klaviyo_assets.reports.fetch import RESPONSE_CACHE_LIFETIME, ReportFetch, RequestBudget
 from klaviyo_assets.reports.planner import CostEstimator, PartitionRequest, load_planner_inputs
+from klaviyo_assets.seams import utc_now
 from klaviyo_assets.settings import (
     EARLIEST_DATE,
     KEY_VARIABLE,

@@ -15,7 +15,6 @@ from klaviyo_assets.account.metrics import (
     read_mapped_metric,
     read_metrics,
 )
-from klaviyo_assets.api.clock import utc_now
 from klaviyo_assets.defs.automation import (
     ChecksByName,
     default_schedule_status,
@@ -44,6 +43,7 @@ from klaviyo_assets.model.report import DateRange, ReportEndpoint
 from klaviyo_assets.model.stream import Stream
 from klaviyo_assets.reports.calendar import last_complete_day, resolve_zone_offline
 from klaviyo_assets.reports.planner import report_endpoint
+from klaviyo_assets.seams import utc_now
 from klaviyo_assets.settings import Settings
 from klaviyo_assets.streams import COLLECTIONS
 from klaviyo_assets.sync.plan import SyncMode

@@ -28,7 +28,6 @@ from klaviyo_assets.account.metrics import (
     select_metric_ids,
     unknown_metric_ids,
 )
-from klaviyo_assets.api.clock import utc_now
 from klaviyo_assets.defs.automation import default_sensor_status, find_asset_key, select_assets
 from klaviyo_assets.defs.checks import materialization_check_names
 from klaviyo_assets.defs.completeness_check import (
@@ -51,6 +50,7 @@ from klaviyo_assets.errors import KeyRedactingFilter, KlaviyoAssetsError, format
 from klaviyo_assets.lake.lake import Lake
 from klaviyo_assets.model.report import DateRange, contiguous_ranges
 from klaviyo_assets.model.selection import selected_streams
+from klaviyo_assets.seams import utc_now
 from klaviyo_assets.settings import AUTO_METRIC, Settings
 from klaviyo_assets.streams import STREAMS
 from klaviyo_assets.streams.events import EVENTS

@@ -52,7 +52,7 @@ from klaviyo_assets.lake.layout import (
 )
 from klaviyo_assets.lake.maintenance.vacuum import VacuumResult, vacuum_tables
 from klaviyo_assets.lake.parquet import find_unredacted_quarantine, write_quarantine
-from klaviyo_assets.lake.read.database import publish_database
+from klaviyo_assets.lake.read.database import publish_database, read_targets
 from klaviyo_assets.lake.read.duckdb import load_duckdb
 from klaviyo_assets.lake.read.export import (
     ExportProgress,
@@ -62,7 +62,6 @@ from klaviyo_assets.lake.read.export import (
     export_tables,
     partial_export_path,
     read_exports,
-    read_targets,
     record_export,
     refuse_export_target,
     write_target_views,
@@ -603,7 +602,8 @@ class Lake:
             CorruptFileError: the log cannot be read.
             StorageError: an operation on the disk failed.
         """
-        self.response_cache(name).prune()
+        if response_cache_folder(self.root, name).is_dir():
+            self.response_cache(name).prune()
         return vacuum_tables(
             self.root,
             (name, name + HISTORY_SUFFIX),

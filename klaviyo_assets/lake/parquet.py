@@ -20,7 +20,6 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from klaviyo_assets.arrow_buffers import datetime_from_microseconds
-from klaviyo_assets.crash_points import reach_crash_point
 from klaviyo_assets.lake.disk import (
     create_folder,
     map_read_errors,
@@ -35,6 +34,7 @@ from klaviyo_assets.lake.layout import (
     LakeTable,
     quarantine_folder,
 )
+from klaviyo_assets.seams import reach_crash_point
 
 MAX_DICTIONARY_VALUE_BYTES = 64
 """Mean length of a text column's values up to which a dictionary is worth its cost."""

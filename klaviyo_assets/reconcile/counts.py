@@ -30,7 +30,7 @@ import pyarrow.compute as pc
 
 from klaviyo_assets.account.metrics import AccountMetric, read_metrics
 from klaviyo_assets.api.client import KlaviyoClient
-from klaviyo_assets.api.request_guard import Response
+from klaviyo_assets.api.messages import Response
 from klaviyo_assets.api.requests import MAX_AGGREGATE_DAYS, event_count_request
 from klaviyo_assets.decode.reports import parse_event_counts
 from klaviyo_assets.decode.schema import DELETED_AT_FIELD

@@ -9,7 +9,7 @@ from math import ceil, floor
 from zoneinfo import ZoneInfo
 
 from klaviyo_assets.account.metrics import cached_revenue_metric
-from klaviyo_assets.api.rate_limiter import DailyQuota, RateLimiter
+from klaviyo_assets.api.rate_limiter import RateLimiter, read_daily_quota
 from klaviyo_assets.errors import SettingError, format_quantity
 from klaviyo_assets.lake.delta.state import MetricRefusal, PartitionState
 from klaviyo_assets.lake.lake import Lake
@@ -217,16 +217,6 @@ def requests_per_minute(stream: Stream, settings: Settings) -> int:
     """Return how many requests of a report Klaviyo allows in a minute."""
     steady = stream.rate_limit_buckets()[0].tier.steady
     return max(1, floor(steady * settings.rate_limit_scale))
-
-
-def read_daily_quota(stream: Stream, rate_limiter: RateLimiter) -> DailyQuota | None:
-    """Return what is left of a report's daily quota; None where Klaviyo sets none.
-
-    Raises:
-        StorageError: the rate limiter's file cannot be used.
-    """
-    bucket = stream.rate_limit_buckets()[0]
-    return rate_limiter.daily_quota(bucket) if bucket.tier.daily is not None else None
 
 
 def format_plan(plan: BackfillPlan) -> list[str]:

@@ -11,14 +11,13 @@ from functools import partial
 
 import pyarrow as pa
 
-from klaviyo_assets.api.request_guard import Request, Response
+from klaviyo_assets.api.messages import Request, Response
 from klaviyo_assets.api.requests import (
     metric_aggregate_request,
     next_aggregate_request,
     next_report_request,
     report_request,
 )
-from klaviyo_assets.crash_points import reach_crash_point
 from klaviyo_assets.decode.reports import (
     ReportPage,
     ReportTableRow,
@@ -74,6 +73,7 @@ from klaviyo_assets.reports.send_schedule import (
     load_send_days,
     send_days_from_json,
 )
+from klaviyo_assets.seams import reach_crash_point
 
 RESPONSE_CACHE_LIFETIME = timedelta(hours=6)
 """How long a response serves other runs: several times as long as a day's requests take."""

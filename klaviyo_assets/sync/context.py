@@ -17,7 +17,7 @@ from threading import Lock
 from typing import TypeVar, cast
 
 from klaviyo_assets.api.client import KlaviyoClient
-from klaviyo_assets.api.request_guard import Request, Response
+from klaviyo_assets.api.messages import Request, Response
 from klaviyo_assets.api.requests import (
     has_page_cursor,
     included_resources,

@@ -21,7 +21,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from msgspec import DecodeError, ValidationError, json
 
-from klaviyo_assets.api.request_guard import Request
+from klaviyo_assets.api.messages import Request
 from klaviyo_assets.api.requests import detail_request, record_path
 from klaviyo_assets.arrow_buffers import (
     TIMESTAMP_UTC,

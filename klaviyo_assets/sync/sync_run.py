@@ -8,16 +8,13 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
 from functools import partial
-from math import ceil
 from time import monotonic
 from typing import cast
 
 import pyarrow as pa
 
-from klaviyo_assets.api.client import MAX_CONNECTIONS
 from klaviyo_assets.api.rate_limiter import RateLimiter
 from klaviyo_assets.arrow_buffers import TIMESTAMP_UTC, ArrowArray
-from klaviyo_assets.crash_points import reach_crash_point
 from klaviyo_assets.decode.decoder import DecodedPage, PageDecoder
 from klaviyo_assets.decode.schema import arrow_schema
 from klaviyo_assets.errors import (
@@ -36,7 +33,7 @@ from klaviyo_assets.lake.write.soft_deletes import ColumnValues, DeletionScan, S
 from klaviyo_assets.lake.write.table_writer import Rebase
 from klaviyo_assets.model.privacy import preview_columns
 from klaviyo_assets.model.selection import keeps_changes
-from klaviyo_assets.model.stream import WHOLE_COLLECTION, Detail, Slice, Stream
+from klaviyo_assets.model.stream import WHOLE_COLLECTION, Children, Detail, Slice, Stream
 from klaviyo_assets.model.window import (
     QUARANTINE_RETRIES_KEY,
     SliceProgress,
@@ -46,6 +43,7 @@ from klaviyo_assets.model.window import (
     retries_from_json,
     slices_from_json,
 )
+from klaviyo_assets.seams import reach_crash_point
 from klaviyo_assets.sync.context import (
     HISTORY_CLAIMS_KEY,
     ROW_CLAIMS_KEY,
@@ -80,7 +78,7 @@ from klaviyo_assets.sync.window_reader import (
     RequestContext,
     WindowReader,
 )
-from klaviyo_assets.sync.workers import TwoPassReader, WorkerPool
+from klaviyo_assets.sync.workers import TwoPassReader, WorkerPool, count_workers
 
 COMMIT_BYTES = 192 * 1024 * 1024
 """Arrow bytes of rows read before a commit: a hundred pages of events, two seconds of reading.
@@ -565,12 +563,9 @@ def start_sync(
     if context.settings.tune_process:
         tune_process()
     before = _load_previous_state(stream, options, context=context)
-    if options.is_id_scan and before is None:
-        raise MissingTableError(
-            f"the table {stream.name} was never read, so no row of it can have been deleted; "
-            f"materialize klaviyo/{stream.name} first"
-        )
-    stream, chosen_parents = expand_children(stream, context.lake, context.settings)
+    chosen_parents = None
+    if isinstance(stream.source, Children):
+        stream, chosen_parents = expand_children(stream, context.lake, context.settings)
     previous = PreviousSync(
         metadata_cursor=metadata_cursor,
         lake_state=before.state if before else None,
@@ -581,7 +576,8 @@ def start_sync(
     for note in plan.warnings:
         context.warn(note)
     privacy_guard = build_privacy_guard(stream, context, is_replacement=plan.is_replacement)
-    settle_parent_round(plan, privacy_guard, context)
+    if plan.commits_by_parent or plan.parent_round is not None:
+        settle_parent_round(plan, privacy_guard, context)
     request_context = _build_request_context(stream, options, privacy_guard, context=context)
     sync_run = SyncRun(
         stream,
@@ -606,9 +602,18 @@ def _load_previous_state(
     """Return the table's state; a full refresh sets aside what cannot be read.
 
     It needs nothing of the old table or history, so a damaged one must not make it fail.
+
+    Raises:
+        MissingTableError: ids are to be scanned, and there is no table.
     """
     if not options.mode.is_full_refresh:
-        return context.lake.check_table_state(stream.name)
+        state = context.lake.check_table_state(stream.name)
+        if options.is_id_scan and state is None:
+            raise MissingTableError(
+                f"the table {stream.name} was never read, so no row of it can have been deleted; "
+                f"materialize klaviyo/{stream.name} first"
+            )
+        return state
     if options.mode.should_keep_history or keeps_changes(stream, context.settings):
         _read_state_or_set_aside(stream.name + HISTORY_SUFFIX, context=context)
     return _read_state_or_set_aside(stream.name, context=context)
@@ -684,16 +689,3 @@ def _start_readers(
         )
 
     return TwoPassReader(pool, start_second_pass)
-
-
-def count_workers(request_context: RequestContext, rate_limiter: RateLimiter) -> int:
-    """Return how many windows are read in parallel at most: one for two requests a second.
-
-    A response takes less than half a second as a rule, so more readers would only wait for the rate
-    limit, and each window costs up to one request more.
-    """
-    buckets = request_context.stream.rate_limit_buckets(
-        excluded_fields=request_context.excluded_fields
-    )
-    bursts = (rate_limiter.bucket_limits(bucket)[0].requests for bucket in buckets)
-    return min(MAX_CONNECTIONS, *(ceil(burst / 2) for burst in bursts))

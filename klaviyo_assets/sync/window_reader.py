@@ -15,7 +15,7 @@ from typing import cast
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from klaviyo_assets.api.request_guard import Request
+from klaviyo_assets.api.messages import Request
 from klaviyo_assets.api.requests import first_page_request, next_page_request
 from klaviyo_assets.api.retry import AdaptivePageSize
 from klaviyo_assets.arrow_buffers import timestamp_scalar

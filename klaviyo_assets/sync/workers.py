@@ -28,6 +28,8 @@ from queue import Empty, SimpleQueue
 from threading import Condition, Event, Thread
 from time import monotonic, thread_time
 
+from klaviyo_assets.api.client import MAX_CONNECTIONS
+from klaviyo_assets.api.rate_limiter import RateLimiter
 from klaviyo_assets.errors import (
     BrokenBodyError,
     ContractError,
@@ -46,6 +48,7 @@ from klaviyo_assets.sync.window_reader import (
     ONE_SECOND,
     PageResult,
     PageSource,
+    RequestContext,
     WindowReader,
 )
 
@@ -620,3 +623,16 @@ class TwoPassReader(PageSource):
         """Tell the workers to stop after their page."""
         self._is_closed = True
         self._pool.close()
+
+
+def count_workers(request_context: RequestContext, rate_limiter: RateLimiter) -> int:
+    """Return how many windows are read in parallel at most: one for two requests a second.
+
+    A response takes less than half a second as a rule, so more readers would only wait for the rate
+    limit, and each window costs up to one request more.
+    """
+    buckets = request_context.stream.rate_limit_buckets(
+        excluded_fields=request_context.excluded_fields
+    )
+    bursts = (rate_limiter.bucket_limits(bucket)[0].requests for bucket in buckets)
+    return min(MAX_CONNECTIONS, *(ceil(burst / 2) for burst in bursts))

@@ -5,7 +5,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import get_args
 
-from klaviyo_assets.crash_points import CrashPoint
+from klaviyo_assets.seams import CrashPoint
 from klaviyo_assets_tests.contract.checkout import ROOT
 
 

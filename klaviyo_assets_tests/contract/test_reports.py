@@ -4,7 +4,7 @@ import re
 
 import pytest
 
-from klaviyo_assets.api.request_guard import READ_ONLY_POST_PATHS
+from klaviyo_assets.api.messages import READ_ONLY_POST_PATHS
 from klaviyo_assets.api.requests import MAX_FILTER_IDS
 from klaviyo_assets.decode.reports import MAX_PAGE_GROUPS, report_schema
 from klaviyo_assets.defs.metadata import table_column_schema

@@ -17,7 +17,7 @@ import dagster as dg
 import duckdb
 from deltalake import DeltaTable
 
-from klaviyo_assets.api import clock as machine
+from klaviyo_assets.api import client as http_client
 from klaviyo_assets.definitions import build_defs
 from klaviyo_assets.settings import read_settings
 from klaviyo_assets.streams import DEFAULT_COLLECTIONS, DERIVED_RELATIONS
@@ -197,7 +197,7 @@ class Home:
         with (
             warnings.catch_warnings(),
             patch.dict(os.environ, environment),
-            patch.object(machine, "utc_now", self.clock or (lambda: self.account.now)),
+            patch.object(http_client, "utc_now", self.clock or (lambda: self.account.now)),
             open_instance(self.dagster_home) as instance,
         ):
             warnings.filterwarnings("ignore", message=ignored)

@@ -19,9 +19,9 @@ from dagster._core.scheduler.instigation import (
     ScheduleInstigatorData,
 )
 
-from klaviyo_assets.api.clock import use_clock, utc_now
 from klaviyo_assets.definitions import build_defs
 from klaviyo_assets.model.selection import all_automations
+from klaviyo_assets.seams import use_clock, utc_now
 from klaviyo_assets.settings import Settings
 from klaviyo_assets_tests.contract.checkout import ROOT
 from klaviyo_assets_tests.e2e.home import Home, environment_variables

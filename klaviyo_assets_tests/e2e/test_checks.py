@@ -6,10 +6,10 @@ import dagster as dg
 import pyarrow as pa
 from deltalake import DeltaTable, Schema, write_deltalake
 
-from klaviyo_assets.api.clock import use_clock
 from klaviyo_assets.defs.checks import materialization_check_names, row_check_names
 from klaviyo_assets.model.report import ReportEndpoint
 from klaviyo_assets.sandbox.account.config import DEFAULT_KEY, PrivateApiKey
+from klaviyo_assets.seams import use_clock
 from klaviyo_assets.streams import DEFAULT_REPORTS, DEFAULT_STREAMS, STREAMS
 from klaviyo_assets_tests.e2e.check_runs import run_checks
 from klaviyo_assets_tests.e2e.conftest import StartHome

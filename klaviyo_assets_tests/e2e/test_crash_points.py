@@ -5,7 +5,7 @@ from typing import get_args
 
 import pytest
 
-from klaviyo_assets.crash_points import CrashPoint, set_crash_hook
+from klaviyo_assets.seams import CrashPoint, set_crash_hook
 from klaviyo_assets.sync import sync_run
 from klaviyo_assets_tests.e2e.conftest import StartHome
 from klaviyo_assets_tests.e2e.home import Home

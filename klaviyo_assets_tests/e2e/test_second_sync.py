@@ -8,8 +8,8 @@ from pathlib import Path
 import dagster as dg
 import pytest
 
-from klaviyo_assets.api.clock import use_clock
 from klaviyo_assets.model.stream import Collection, Detail, Stream
+from klaviyo_assets.seams import use_clock
 from klaviyo_assets.streams import DEFAULT_COLLECTIONS
 from klaviyo_assets_tests.e2e.conftest import StartHome
 from klaviyo_assets_tests.e2e.home import Home

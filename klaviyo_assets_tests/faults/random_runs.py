@@ -19,7 +19,7 @@ from tempfile import TemporaryDirectory
 from time import monotonic
 from typing import cast
 
-from klaviyo_assets.api import clock as machine
+from klaviyo_assets.api import client as http_client
 from klaviyo_assets.api import retry
 from klaviyo_assets.model import window
 from klaviyo_assets.sandbox.faults.rules import (
@@ -244,7 +244,7 @@ def run_task_with_short_waits(task: SyncTask, now: datetime) -> None:
 
     This machine's clock stands at `now`, UTC.
     """
-    machine.utc_now = lambda: now
+    http_client.utc_now = lambda: now
     retry.INITIAL_BACKOFF_SECONDS, retry.MAX_BACKOFF_SECONDS = 0.01, 0.02
     window.FIRST_QUARANTINE_RETRY_WAIT = timedelta(0)
     run_task_and_exit(task)

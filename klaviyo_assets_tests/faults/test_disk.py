@@ -15,8 +15,8 @@ from pathlib import Path
 
 import pytest
 
-from klaviyo_assets.crash_points import CrashPoint, set_crash_hook
 from klaviyo_assets.lake.read import database
+from klaviyo_assets.seams import CrashPoint, set_crash_hook
 from klaviyo_assets_tests.crash_hooks import run_at_crash_point
 from klaviyo_assets_tests.e2e.home import Home
 from klaviyo_assets_tests.e2e.instance import open_instance

@@ -2,7 +2,7 @@
 
 import pytest
 
-from klaviyo_assets.crash_points import CrashPoint, reach_crash_point, set_crash_hook
+from klaviyo_assets.seams import CrashPoint, reach_crash_point, set_crash_hook
 from klaviyo_assets_tests.crash_hooks import run_at_crash_point
 
 

@@ -2,7 +2,7 @@
 
 import pytest
 
-from klaviyo_assets.api.request_guard import Request
+from klaviyo_assets.api.messages import Request
 from klaviyo_assets.defs.resources import WaitLog, describe_wait
 
 REQUEST = Request(method="GET", target="/api/lists/A", buckets=(), path="/api/lists/{id}")

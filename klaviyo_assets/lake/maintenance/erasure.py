@@ -24,7 +24,6 @@ from pathlib import Path
 
 import msgspec
 
-from klaviyo_assets.crash_points import reach_crash_point
 from klaviyo_assets.errors import LakeConflictError, LakeError, format_quantity
 from klaviyo_assets.lake.delta.log import DELTA_LOG_FOLDER
 from klaviyo_assets.lake.disk import create_folder, map_storage_errors, remove_dead_staging
@@ -58,6 +57,7 @@ from klaviyo_assets.lake.maintenance.vacuum import vacuum_tables
 from klaviyo_assets.lake.read.database import has_readers_of_replaced, publish_database
 from klaviyo_assets.lake.read.views import Relation
 from klaviyo_assets.lake.response_cache import write_file_atomically
+from klaviyo_assets.seams import reach_crash_point
 
 UNFINISHED_SUFFIX = ".begun"
 

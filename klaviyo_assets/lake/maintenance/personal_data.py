@@ -15,10 +15,13 @@ from zlib import error as BrokenAnswerError  # noqa: N812 - zlib calls its excep
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from klaviyo_assets.crash_points import reach_crash_point
 from klaviyo_assets.errors import LakeConflictError, LakeError
-from klaviyo_assets.lake.delta.commit import TableChange
-from klaviyo_assets.lake.delta.log import DELTA_LOG_FOLDER, TableSnapshot, read_snapshot
+from klaviyo_assets.lake.delta.log import (
+    DELTA_LOG_FOLDER,
+    TableChange,
+    TableSnapshot,
+    read_snapshot,
+)
 from klaviyo_assets.lake.disk import map_storage_errors, remove_dead_staging
 from klaviyo_assets.lake.layout import (
     RESPONSE_CACHE_FOLDER,
@@ -39,6 +42,7 @@ from klaviyo_assets.lake.parquet import (
 from klaviyo_assets.lake.response_cache import PART_FILE_SUFFIX, RESPONSE_SUFFIX
 from klaviyo_assets.lake.write.merge import MergeFile
 from klaviyo_assets.lake.write.table_writer import TableWriter
+from klaviyo_assets.seams import reach_crash_point
 
 MAX_REMOVAL_ATTEMPTS = 5
 """How often the removal from a table is tried, because another run may commit first."""

@@ -25,7 +25,6 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 from pathlib import Path
 
-from klaviyo_assets.crash_points import reach_crash_point
 from klaviyo_assets.lake.delta.log import (
     COMMIT_METADATA_KEY,
     DELTA_LOG_FOLDER,
@@ -48,8 +47,8 @@ from klaviyo_assets.lake.layout import (
     has_data_file_name,
     table_folder,
 )
-from klaviyo_assets.lake.read.database import find_files_in_use, read_published
-from klaviyo_assets.lake.read.export import find_target_files
+from klaviyo_assets.lake.read.database import find_files_in_use, find_target_files, read_published
+from klaviyo_assets.seams import reach_crash_point
 
 LOG_RETENTION = timedelta(days=1)
 """How long commits stay that a checkpoint covers: for readers that are loading the table."""

@@ -32,7 +32,6 @@ from uuid import uuid4
 
 import msgspec
 
-from klaviyo_assets.crash_points import reach_crash_point
 from klaviyo_assets.errors import LakeError
 from klaviyo_assets.lake.delta.log import DELTA_LOG_FOLDER, read_paths_removed_since
 from klaviyo_assets.lake.disk import (
@@ -47,7 +46,12 @@ from klaviyo_assets.lake.disk import (
     remove_symlink,
     set_mode,
 )
-from klaviyo_assets.lake.layout import DATABASE_FILE, OPEN_READERS_FOLDER, table_folder
+from klaviyo_assets.lake.layout import (
+    DATABASE_FILE,
+    OPEN_READERS_FOLDER,
+    TARGETS_FILE,
+    table_folder,
+)
 from klaviyo_assets.lake.read.duckdb import (
     NEW_DATABASE_CATALOG,
     create_lake_path_macro,
@@ -64,6 +68,7 @@ from klaviyo_assets.lake.read.views import (
     relation_to_json,
     write_table_cache,
 )
+from klaviyo_assets.seams import reach_crash_point
 
 if TYPE_CHECKING:
     import duckdb
@@ -483,3 +488,28 @@ def start_file_grace(
         for path in read_paths_removed_since(folder, after=before):
             with suppress(FileNotFoundError):
                 os.utime(folder / path)
+
+
+TableFileNames = Mapping[str, Sequence[str]]
+"""The files that views name, by table, relative to the table's folder."""
+
+TargetFiles = Mapping[str, Mapping[str, TableFileNames]]
+"""The same by database and schema."""
+
+
+def read_targets(root: Path) -> TargetFiles:
+    """Return which files the databases with views of ours name, without databases that are gone."""
+    with suppress(OSError, ValueError, AttributeError):
+        known = json.loads((root / "lake" / TARGETS_FILE).read_bytes())
+        return {path: schemas for path, schemas in known.items() if Path(path).exists()}
+    return {}
+
+
+def find_target_files(root: Path) -> dict[str, set[str]]:
+    """Return the files, by table, that views in users' databases name."""
+    files: dict[str, set[str]] = {}
+    for schemas in read_targets(root).values():
+        for tables in schemas.values():
+            for name, paths in tables.items():
+                files.setdefault(name, set()).update(paths)
+    return files

@@ -32,7 +32,9 @@ from klaviyo_assets.lake.layout import DATABASE_FILE, EXPORTS_FILE, TARGETS_FILE
 from klaviyo_assets.lake.read.computed import SQL_TYPES
 from klaviyo_assets.lake.read.database import (
     PUBLISH_LOCK_TIMEOUT_SECONDS,
+    TableFileNames,
     list_paths_by_table,
+    read_targets,
     remove_wal_files,
 )
 from klaviyo_assets.lake.read.duckdb import (
@@ -391,12 +393,6 @@ def build_mapped_statements(built: MappedViewSql, *, catalog: str, schema: str) 
 TARGET_CATALOG = "target"
 """The catalog name of the user's database while its views are written; they do not contain it."""
 
-TableFileNames = Mapping[str, Sequence[str]]
-"""The files that views name, by table, relative to the table's folder."""
-
-TargetFiles = Mapping[str, Mapping[str, TableFileNames]]
-"""The same by database and schema."""
-
 NO_FILES: TableFileNames = {}
 
 
@@ -554,14 +550,6 @@ def read_own_views(target: Path) -> dict[str, set[str]]:
     return found
 
 
-def read_targets(root: Path) -> TargetFiles:
-    """Return which files the databases with views of ours name, without databases that are gone."""
-    with suppress(OSError, ValueError, AttributeError):
-        known = json.loads((root / "lake" / TARGETS_FILE).read_bytes())
-        return {path: schemas for path, schemas in known.items() if Path(path).exists()}
-    return {}
-
-
 def record_target_files(  # noqa: PLR0913 - one entry of the file, by name
     root: Path,
     target: Path,
@@ -592,13 +580,3 @@ def record_target_files(  # noqa: PLR0913 - one entry of the file, by name
         }
         known[str(target)] = schemas
         write_file_atomically(place, json.dumps(known).encode(), modified_at=at.timestamp())
-
-
-def find_target_files(root: Path) -> dict[str, set[str]]:
-    """Return the files, by table, that views in users' databases name."""
-    files: dict[str, set[str]] = {}
-    for schemas in read_targets(root).values():
-        for tables in schemas.values():
-            for name, paths in tables.items():
-                files.setdefault(name, set()).update(paths)
-    return files

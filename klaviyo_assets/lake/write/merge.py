@@ -40,7 +40,6 @@ from klaviyo_assets.arrow_buffers import (
     build_integer_array,
     integers_to_numpy,
 )
-from klaviyo_assets.crash_points import reach_crash_point
 from klaviyo_assets.errors import CorruptFileError
 from klaviyo_assets.lake.disk import storage_error_types
 from klaviyo_assets.lake.layout import (
@@ -55,6 +54,7 @@ from klaviyo_assets.lake.read.duckdb import (
     has_duplicate_hashes,
     query_duplicate_keys,
 )
+from klaviyo_assets.seams import reach_crash_point
 
 SOURCE_COLUMN = "__source"
 ROW_COLUMN = "__row"

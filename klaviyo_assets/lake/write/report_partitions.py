@@ -19,8 +19,7 @@ from typing import cast
 import pyarrow as pa
 
 from klaviyo_assets.errors import CorruptFileError, LakeConflictError, LakeError
-from klaviyo_assets.lake.delta.commit import TableChange, conflict_error
-from klaviyo_assets.lake.delta.log import take_snapshot
+from klaviyo_assets.lake.delta.log import TableChange, conflict_error, take_snapshot
 from klaviyo_assets.lake.delta.state import (
     METRIC_REFUSALS_KEY,
     PARTITION_STATES_KEY,

@@ -52,8 +52,13 @@ from klaviyo_assets.arrow_buffers import (
     timestamp_scalar,
 )
 from klaviyo_assets.errors import CorruptFileError, LakeConflictError, LakeError
-from klaviyo_assets.lake.delta.commit import TableChange, conflict_error
-from klaviyo_assets.lake.delta.log import TableSnapshot, read_current_snapshot, take_snapshot
+from klaviyo_assets.lake.delta.log import (
+    TableChange,
+    TableSnapshot,
+    conflict_error,
+    read_current_snapshot,
+    take_snapshot,
+)
 from klaviyo_assets.lake.disk import map_storage_errors, storage_error_types
 from klaviyo_assets.lake.layout import (
     DELETED_AT_COLUMN,

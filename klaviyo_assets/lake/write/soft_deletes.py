@@ -28,11 +28,11 @@ from klaviyo_assets.arrow_buffers import (
     build_boolean_array,
     timestamp_scalar,
 )
-from klaviyo_assets.crash_points import reach_crash_point
 from klaviyo_assets.errors import CorruptFileError, ShrinkError
 from klaviyo_assets.lake.layout import SYNCED_AT_COLUMN
 from klaviyo_assets.lake.parquet import DataFile, PartitionFileWriter, read_columns, read_row_groups
 from klaviyo_assets.lake.write.merge import PartitionRewriter
+from klaviyo_assets.seams import reach_crash_point
 
 
 @dataclass(frozen=True, slots=True)

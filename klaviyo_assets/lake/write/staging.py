@@ -13,7 +13,6 @@ import numpy as np
 import pyarrow as pa
 
 from klaviyo_assets.arrow_buffers import integers_to_numpy
-from klaviyo_assets.crash_points import reach_crash_point
 from klaviyo_assets.errors import ContractError
 from klaviyo_assets.lake.disk import FILE_MODE_MASK, create_folder, fsync_files, read_mode, set_mode
 from klaviyo_assets.lake.layout import DAY_PARTITION, LakeTable
@@ -24,6 +23,7 @@ from klaviyo_assets.lake.write.merge import (
     find_superseded_rows,
     mask_remaining_rows,
 )
+from klaviyo_assets.seams import reach_crash_point
 
 MAX_OPEN_FILES = 32
 """Partitions whose files stay open between two calls of `write_batches`.

@@ -25,22 +25,19 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from klaviyo_assets.arrow_buffers import boolean_mask, timestamp_scalar
-from klaviyo_assets.crash_points import reach_crash_point
 from klaviyo_assets.errors import CorruptFileError, LakeConflictError, LakeError, LakeVersionError
-from klaviyo_assets.lake.delta.commit import (
+from klaviyo_assets.lake.delta.log import (
+    CommitState,
     TableChange,
+    TableSnapshot,
     add_columns,
     commit_change,
     conflict_error,
-    refuse_type_changes,
-)
-from klaviyo_assets.lake.delta.log import (
-    CommitState,
-    TableSnapshot,
     hand_on_snapshot,
     newest_version,
     read_commit_states,
     read_snapshot,
+    refuse_type_changes,
 )
 from klaviyo_assets.lake.disk import StagingFolder, map_storage_errors, remove_dead_staging
 from klaviyo_assets.lake.layout import (
@@ -70,6 +67,7 @@ from klaviyo_assets.lake.write.soft_deletes import (
     read_filtered_rows,
 )
 from klaviyo_assets.lake.write.staging import StagingWriter, move_into_table
+from klaviyo_assets.seams import reach_crash_point
 
 RebaseState = Mapping[str, object]
 

@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 
 from klaviyo_assets.api.client import KlaviyoClient
+from klaviyo_assets.api.messages import Request
 from klaviyo_assets.api.rate_limiter import RateLimiter
-from klaviyo_assets.api.request_guard import Request
 from klaviyo_assets.model.stream import TIER_XL, RateLimitBucket
 from klaviyo_assets.settings import DEFAULT_REVISION
 from klaviyo_assets_tests.integration.api.scripted_server import ScriptedServer

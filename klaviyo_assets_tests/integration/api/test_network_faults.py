@@ -5,7 +5,7 @@ import json
 
 import pytest
 
-from klaviyo_assets.api.request_guard import Response
+from klaviyo_assets.api.messages import Response
 from klaviyo_assets.api.retry import RetryPolicy
 from klaviyo_assets.errors import (
     BadKeyError,

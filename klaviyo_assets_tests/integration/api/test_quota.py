@@ -4,7 +4,7 @@ from datetime import date
 
 import pytest
 
-from klaviyo_assets.api.request_guard import Request, Response
+from klaviyo_assets.api.messages import Request, Response
 from klaviyo_assets.api.requests import report_request
 from klaviyo_assets.errors import QuotaError
 from klaviyo_assets.model.report import DateRange, ReportEndpoint

@@ -10,7 +10,7 @@ import pytest
 import requests
 from requests.utils import get_netrc_auth
 
-from klaviyo_assets.api.request_guard import READ_ONLY_POST_PATHS, Request, Response
+from klaviyo_assets.api.messages import READ_ONLY_POST_PATHS, Request, Response
 from klaviyo_assets.api.requests import next_page_request
 from klaviyo_assets.api.retry import RetryPolicy
 from klaviyo_assets.errors import (

@@ -12,8 +12,8 @@ from threading import Timer
 import pytest
 
 from klaviyo_assets.api.client import KlaviyoClient
+from klaviyo_assets.api.messages import Response
 from klaviyo_assets.api.rate_limiter import RateLimiter
-from klaviyo_assets.api.request_guard import Response
 from klaviyo_assets.api.requests import detail_request, first_page_request, next_page_request
 from klaviyo_assets.errors import StoppedError
 from klaviyo_assets.model.stream import WHOLE_COLLECTION, Collection, Stream

@@ -16,8 +16,8 @@ from threading import Thread
 
 from klaviyo_assets.api import rate_limit_store
 from klaviyo_assets.api.client import KlaviyoClient
+from klaviyo_assets.api.messages import Request, Response
 from klaviyo_assets.api.rate_limiter import RATE_LIMIT_STORE_FILE_NAME, RateLimiter
-from klaviyo_assets.api.request_guard import Request, Response
 from klaviyo_assets.errors import StoppedError
 from klaviyo_assets.model.stream import RateLimitBucket, RateTier
 from klaviyo_assets.settings import DEFAULT_REVISION

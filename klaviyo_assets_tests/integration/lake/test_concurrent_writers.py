@@ -9,8 +9,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from klaviyo_assets.errors import LakeConflictError
-from klaviyo_assets.lake.delta.commit import TableChange, commit_change
-from klaviyo_assets.lake.delta.log import CommitState
+from klaviyo_assets.lake.delta.log import CommitState, TableChange, commit_change
 from klaviyo_assets.lake.disk import acquire_lock
 from klaviyo_assets.lake.lake import Lake
 from klaviyo_assets.lake.layout import LakeTable

@@ -18,7 +18,7 @@ from klaviyo_assets.errors import (
     StorageError,
     WrongAccountError,
 )
-from klaviyo_assets.lake.delta.commit import commit_file_path
+from klaviyo_assets.lake.delta.log import commit_file_path
 from klaviyo_assets.lake.lake import Lake
 from klaviyo_assets.lake.layout import LakeTable
 from klaviyo_assets.lake.parquet import write_quarantine

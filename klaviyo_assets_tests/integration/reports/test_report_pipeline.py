@@ -11,8 +11,8 @@ from urllib.request import urlopen
 import pytest
 
 from klaviyo_assets.api.client import KlaviyoClient
+from klaviyo_assets.api.messages import Response
 from klaviyo_assets.api.rate_limiter import RateLimiter
-from klaviyo_assets.api.request_guard import Response
 from klaviyo_assets.api.requests import next_report_request, report_request
 from klaviyo_assets.decode.reports import (
     ReportPage,

@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from datetime import UTC, datetime
 from urllib.parse import parse_qsl, urlsplit
 
-from klaviyo_assets.api.request_guard import Request, Response
+from klaviyo_assets.api.messages import Request, Response
 from klaviyo_assets.model.column import Column
 from klaviyo_assets.model.stream import (
     TIER_L,

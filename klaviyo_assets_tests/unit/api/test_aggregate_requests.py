@@ -5,7 +5,7 @@ from datetime import UTC, datetime, timedelta
 
 import pytest
 
-from klaviyo_assets.api.request_guard import READ_ONLY_POST_PATHS
+from klaviyo_assets.api.messages import READ_ONLY_POST_PATHS
 from klaviyo_assets.api.requests import event_count_request
 from klaviyo_assets.model.stream import TIER_S, RateLimitBucket
 from klaviyo_assets.model.window import Window

@@ -5,7 +5,8 @@ from threading import Thread
 
 import pytest
 
-from klaviyo_assets.api.clock import ClockSkewTracker, use_clock, utc_now
+from klaviyo_assets.api.client import ClockSkewTracker
+from klaviyo_assets.seams import use_clock, utc_now
 
 MOMENT = datetime(2026, 3, 29, 1, tzinfo=UTC)
 

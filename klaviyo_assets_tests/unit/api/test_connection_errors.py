@@ -4,7 +4,7 @@ import ssl
 
 import pytest
 
-from klaviyo_assets.api.response_errors import connection_error
+from klaviyo_assets.api.messages import connection_error
 from klaviyo_assets.errors import ConfigError, ConnectionLostError
 from klaviyo_assets_tests.unit.api.samples import build_request
 

@@ -8,9 +8,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from klaviyo_assets.api.request_guard import Request
+from klaviyo_assets.api.messages import Request, map_error_response
 from klaviyo_assets.api.requests import next_report_request, report_request
-from klaviyo_assets.api.response_errors import map_error_response
 from klaviyo_assets.errors import (
     ForeignLinkError,
     IneligibleMetricError,

@@ -5,7 +5,7 @@ from dataclasses import replace
 
 import pytest
 
-from klaviyo_assets.api.request_guard import (
+from klaviyo_assets.api.messages import (
     READ_ONLY_POST_PATHS,
     check_request,
     is_loopback_host,

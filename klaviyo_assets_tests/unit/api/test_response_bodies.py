@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from klaviyo_assets.api.response_errors import check_response
+from klaviyo_assets.api.messages import check_response
 from klaviyo_assets.errors import BrokenBodyError, LargeBodyError, RateLimitError, ServerError
 from klaviyo_assets_tests.unit.api.samples import build_request, build_response
 

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from klaviyo_assets.api.response_errors import (
+from klaviyo_assets.api.messages import (
     describe_request,
     map_error_response,
     parse_retry_after,

@@ -13,7 +13,7 @@ import numpy as np
 import pyarrow as pa
 
 from klaviyo_assets.api.limits import SlidingWindowLimit, earliest_allowed_time
-from klaviyo_assets.api.request_guard import Request
+from klaviyo_assets.api.messages import Request
 from klaviyo_assets.decode.decoder import DecodedPage
 from klaviyo_assets.model.stream import WHOLE_COLLECTION, Slice
 from klaviyo_assets.model.window import SyncProgress, Window

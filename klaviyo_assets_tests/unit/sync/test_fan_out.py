@@ -3,7 +3,7 @@
 from datetime import UTC, datetime
 from threading import Event, Thread
 
-from klaviyo_assets.api.request_guard import Request
+from klaviyo_assets.api.messages import Request
 from klaviyo_assets.api.retry import AdaptivePageSize
 from klaviyo_assets.decode.decoder import DecodedPage, PageDecoder
 from klaviyo_assets.model.stream import Slice

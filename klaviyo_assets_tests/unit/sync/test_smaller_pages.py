@@ -2,7 +2,7 @@
 
 import pytest
 
-from klaviyo_assets.api.request_guard import Request
+from klaviyo_assets.api.messages import Request
 from klaviyo_assets.api.requests import requested_page_size
 from klaviyo_assets.api.retry import AdaptivePageSize
 from klaviyo_assets.errors import CursorLostError, PageSizeError

@@ -14,7 +14,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from klaviyo_assets.api.request_guard import Request
+from klaviyo_assets.api.messages import Request
 from klaviyo_assets.decode.decoder import DecodedPage
 from klaviyo_assets.decode.jsonapi import QuarantinedRecord
 from klaviyo_assets.errors import CursorLostError, RepeatedPageError, ServerError

@@ -12,17 +12,16 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from klaviyo_assets.api.limits import tier_limits
+from klaviyo_assets.api.messages import Request
 from klaviyo_assets.api.rate_limiter import RateLimiter
-from klaviyo_assets.api.request_guard import Request
 from klaviyo_assets.decode.decoder import DecodedPage
 from klaviyo_assets.errors import BadKeyError
 from klaviyo_assets.model.stream import WHOLE_COLLECTION, RateLimitBucket, Slice
 from klaviyo_assets.model.window import Window
 from klaviyo_assets.streams import STREAMS
 from klaviyo_assets.sync import workers
-from klaviyo_assets.sync.sync_run import count_workers
 from klaviyo_assets.sync.window_reader import PageResult, WindowReader
-from klaviyo_assets.sync.workers import MIN_PAGE_BYTES, PageSemaphore, WorkerPool
+from klaviyo_assets.sync.workers import MIN_PAGE_BYTES, PageSemaphore, WorkerPool, count_workers
 from klaviyo_assets_tests.unit.sync.test_window_reader import Shelf, request_context, shelf_of
 
 MIB = 1024 * 1024

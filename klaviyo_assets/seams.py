@@ -1,10 +1,13 @@
-"""Named moments between two effects of the product, at which a test may end the process.
+"""What tests may take over: the time, and named moments at which a process may end.
 
-Without a hook, to reach one does nothing. Only tests set a hook: a kill at each of these moments
-must lose no row, store none twice, and repeat at most one paid request.
+Without a hook, to reach such a moment does nothing. Only tests set a hook: a kill at each of these
+moments, between two effects, must lose no row, store none twice, and repeat at most one paid
+request.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Generator
+from contextlib import contextmanager
+from datetime import UTC, datetime
 from typing import Literal
 
 CrashPoint = Literal[
@@ -59,3 +62,26 @@ def set_crash_hook(hook: Callable[[CrashPoint], None] | None) -> None:
     """Have `hook` called at every point that this process reaches, in any thread; None: no more."""
     global _hook  # noqa: PLW0603 - a global, so that a point costs no more than a look at it
     _hook = hook
+
+
+_replacements: list[Callable[[], datetime]] = []
+"""Clocks in place of this machine's; the last one counts."""
+
+
+def utc_now() -> datetime:
+    """Return the time of this machine, UTC, or of the clock that `use_clock` put in its place."""
+    return _replacements[-1]() if _replacements else datetime.now(tz=UTC)
+
+
+@contextmanager
+def use_clock(clock: Callable[[], datetime]) -> Generator[None]:
+    """Have `utc_now` return the time of another clock, UTC, in all threads until the block ends.
+
+    For tests: what takes weeks, or a wrong clock, is tried without waiting and without naming the
+    modules that look at the clock.
+    """
+    _replacements.append(clock)
+    try:
+        yield
+    finally:
+        _replacements.pop()
