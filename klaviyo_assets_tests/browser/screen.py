@@ -7,7 +7,9 @@ from pathlib import Path
 
 from playwright.sync_api import ConsoleMessage, Locator, Page, expect, sync_playwright
 
-TIMEOUT_MS = 60_000
+TIMEOUT_MS = 180_000
+"""Only what hangs reaches it: with sixty programs beside it a page took more than a minute."""
+
 RUN_TIMEOUT_MS = 240_000
 BACKFILL_TIMEOUT_MS = 480_000
 WINDOW_SIZE = {"width": 1400, "height": 1000}

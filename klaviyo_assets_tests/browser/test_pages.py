@@ -32,14 +32,39 @@ UNCHANGED = """ops:
 resources: {}"""
 
 
+MOST_USED_PAGES = {
+    "timeline": ("overview/activity/timeline", ("klaviyo_collections",)),
+    "group": ("locations/klaviyo_assets/asset-groups/audience/list", ("profiles", "lists")),
+    "lineage": ("locations/klaviyo_assets/asset-groups/events/lineage", ("events_detailed",)),
+    "events": ("assets/klaviyo/events", ("One row per event", "klaviyo_late_events")),
+    "materializations": (
+        "assets/klaviyo/campaigns?view=events",
+        ("klaviyo/preview", "klaviyo/records_read"),
+    ),
+    "report": ("assets/klaviyo/flow_series_reports?view=partitions", ("Missing",)),
+    "checks": ("assets/klaviyo/events?view=checks", ("key_is_unique",)),
+    "health": ("assets/klaviyo/health", ("How healthy each stream is",)),
+    "overview": ("assets/klaviyo/marketing_overview", ("people who know no SQL",)),
+    "runs": ("runs/{run}", ("klaviyo_collections", "Success")),
+    "jobs": ("jobs", ("klaviyo_first_sync", "klaviyo_checks")),
+    "automation": ("automation", ("klaviyo_collections",)),
+    "backfills": ("runs/b/{backfill}", ("Succeeded",)),
+}
+"""The pages that people open most, each with what must be on it."""
+
+TROUBLE = re.compile(
+    r"unexpected error|went wrong|not found|could not be loaded|PythonError", re.IGNORECASE
+)
+
+
 @pytest.mark.takes(200)
 def test_the_buttons_do_what_they_say(
     new_york: Home, screen: BrowserWindow, subtests: pytest.Subtests
 ) -> None:
     """A job, Materialize, the launchpad, a backfill and a sensor, on an account in New York."""
-    backfill = ""
+    run = backfill = ""
     with subtests.test("a job from its page"):
-        press_a_job(new_york, screen)
+        run = press_a_job(new_york, screen)
     with subtests.test("a backfill is launched"):
         backfill = press_a_backfill(new_york, screen)
     with subtests.test("Materialize on an asset's page"):
@@ -50,12 +75,18 @@ def test_the_buttons_do_what_they_say(
         press_a_sensor(new_york, screen)
     with subtests.test("the backfill has ended"):
         check_backfill(new_york, screen, backfill)
+    for name, (path, words) in MOST_USED_PAGES.items():
+        with subtests.test("a page", name=name):
+            look_at_page(screen, name, path.format(run=run, backfill=backfill), words)
     with subtests.test("the browser's console"):
         assert screen.complaints == []
 
 
-def press_a_job(home: Home, screen: BrowserWindow) -> None:
-    """Press Materialize all on the page of the hourly job: every collection is there."""
+def press_a_job(home: Home, screen: BrowserWindow) -> str:
+    """Press Materialize all on the page of the hourly job: every collection is there.
+
+    Returns the id of its run.
+    """
     screen.open("locations/klaviyo_assets/jobs/klaviyo_collections")
     screen.find_button("Materialize all").click()
     run = screen.follow_notice("Launched run")
@@ -64,6 +95,16 @@ def press_a_job(home: Home, screen: BrowserWindow) -> None:
     for stream in ("accounts", "events", "metrics", "profiles"):
         assert sorted(home.ids(stream)) == sorted(home.account.true_ids(stream))
     assert home.row_count("events_detailed") == home.row_count("events")
+    return run
+
+
+def look_at_page(screen: BrowserWindow, name: str, path: str, words: tuple[str, ...]) -> None:
+    """Open a page, and keep a picture of it once what must be there is to be seen."""
+    screen.open(path)
+    for text in words:
+        screen.page.get_by_text(text).first.wait_for()
+    screen.take_screenshot(f"page-{name}")
+    assert not TROUBLE.search(screen.page.locator("body").inner_text()), name
 
 
 def press_materialize(home: Home, screen: BrowserWindow) -> None:
