@@ -20,6 +20,9 @@ _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 RowMask: TypeAlias = npt.NDArray[np.bool_]
 """One boolean a row."""
 
+IntegerArray: TypeAlias = "npt.NDArray[np.integer[Any]]"
+"""Positions of rows, or other whole numbers."""
+
 
 def boolean_mask(column: "pa.ChunkedArray[Any] | pa.Array[Any]") -> RowMask:
     """Return a boolean column without NULL as a numpy array."""

@@ -348,6 +348,7 @@ class ReportWaits:
 
 SYNC_MODE_OPTION, START_OPTION, END_OPTION = "sync_mode", "start", "end"
 SWEEP_IDS_OPTION, ASK_REFUSED_OPTION = "sweep_ids", "ask_refused"
+RENEW_SYNCED_AT_OPTION = "renew_synced_at"
 CONFIRM_SHRINK_OPTION = "confirm_shrink"
 
 MAX_YEAR = 9000
@@ -398,6 +399,13 @@ _OPTION_FIELDS: Mapping[str, dg.Field] = {
         description="Lets this run drop more rows than KLAVIYO_SHRINK_LIMIT, or mark more as "
         "deleted, if a second read of everything finds the same.",
     ),
+    RENEW_SYNCED_AT_OPTION: dg.Field(
+        bool,
+        # Without a default the launchpad's editor leaves it out.
+        is_required=False,
+        description="Gives events that come back unchanged a new synced_at too, as the repair "
+        "sensor's runs do: the completeness check then knows which Klaviyo still has.",
+    ),
     ASK_REFUSED_OPTION: dg.Field(
         bool,
         default_value=False,
@@ -416,7 +424,9 @@ def run_config_options(stream: Stream) -> tuple[str, ...]:
             return ()
         case Collection() if stream.cursor is not None:
             id_scan = (SWEEP_IDS_OPTION,) if stream.id_scan_cursor is not None else ()
-            return (SYNC_MODE_OPTION, START_OPTION, END_OPTION, *id_scan, CONFIRM_SHRINK_OPTION)
+            renew = (RENEW_SYNCED_AT_OPTION,) if stream.cursor.has_lookback else ()
+            window = (START_OPTION, END_OPTION, *renew)
+            return (SYNC_MODE_OPTION, *window, *id_scan, CONFIRM_SHRINK_OPTION)
         case _:
             return (SYNC_MODE_OPTION, CONFIRM_SHRINK_OPTION)
 
@@ -468,7 +478,14 @@ def parse_run_config(stream: Stream, config: Mapping[str, object]) -> SyncOption
     _reject_unknown_options(
         stream,
         config,
-        known=(SYNC_MODE_OPTION, START_OPTION, END_OPTION, SWEEP_IDS_OPTION, CONFIRM_SHRINK_OPTION),
+        known=(
+            SYNC_MODE_OPTION,
+            START_OPTION,
+            END_OPTION,
+            RENEW_SYNCED_AT_OPTION,
+            SWEEP_IDS_OPTION,
+            CONFIRM_SHRINK_OPTION,
+        ),
     )
     start, end = (_parse_datetime(name, config.get(name)) for name in (START_OPTION, END_OPTION))
     return SyncOptions(
@@ -476,6 +493,7 @@ def parse_run_config(stream: Stream, config: Mapping[str, object]) -> SyncOption
         reread_window=None if start is None and end is None else Window(start, end),
         is_id_scan=bool(config.get(SWEEP_IDS_OPTION)),
         is_shrink_confirmed=bool(config.get(CONFIRM_SHRINK_OPTION)),
+        renews_synced_at=bool(config.get(RENEW_SYNCED_AT_OPTION)),
     )
 
 

@@ -45,7 +45,11 @@ from klaviyo_assets.defs.report_runs import (
     METRIC_PARTITIONS,
     UNFINISHED_STATUSES,
 )
-from klaviyo_assets.defs.resources import KlaviyoResource, LakeResource
+from klaviyo_assets.defs.resources import (
+    RENEW_SYNCED_AT_OPTION,
+    KlaviyoResource,
+    LakeResource,
+)
 from klaviyo_assets.errors import KeyRedactingFilter, KlaviyoAssetsError, format_quantity
 from klaviyo_assets.lake.lake import Lake
 from klaviyo_assets.model.report import DateRange, contiguous_ranges
@@ -251,7 +255,12 @@ def _build_repair_request(
     comparison_id: str,
     attempt: int,
 ) -> dg.RunRequest:
-    window = {"start": f"{days.first}", "end": f"{days.last + timedelta(days=1)}"}
+    window = {
+        "start": f"{days.first}",
+        "end": f"{days.last + timedelta(days=1)}",
+        # By it the comparison tells which stored events Klaviyo still has.
+        RENEW_SYNCED_AT_OPTION: True,
+    }
     ops = {"klaviyo__events": {"config": window}, "klaviyo__events_complete": {"config": config}}
     return dg.RunRequest(
         # By this key a tick that is evaluated again after a crash launches nothing twice.

@@ -114,7 +114,8 @@ class LakeTable:
     the one that came in later. With "every", a stored key never changes: a history, whose key
     includes the version. `deletion_column`: where a row says since when it is missing, if the
     schema has that column. `history_columns`: a row in which one of these changed is a version of
-    its own, also where its cursor is that of the version before.
+    its own, also where its cursor is that of the version before. `keeps_unchanged_rows`: a stored
+    row stays, with its `synced_at`, where an equal one is merged.
     """
 
     name: str
@@ -126,6 +127,7 @@ class LakeTable:
     kept_versions: Literal["newest", "every"] = "newest"
     deletion_column: str = DELETED_AT_COLUMN
     history_columns: tuple[str, ...] = ()
+    keeps_unchanged_rows: bool = False
 
     def __post_init__(self) -> None:
         """Check the table, and reduce its schema to names and types.
@@ -181,11 +183,16 @@ class LakeTable:
         return self.partitioning == DAY_PARTITION and self.cursor not in self.key
 
 
-def build_table(stream: Stream, schema: pa.Schema) -> LakeTable:
-    """Return the table that a stream is stored in; `schema` comes from the room `decode`."""
+def build_table(stream: Stream, schema: pa.Schema, *, renews_synced_at: bool = False) -> LakeTable:
+    """Return the table that a stream is stored in; `schema` comes from the room `decode`.
+
+    With `renews_synced_at`, rows that come back unchanged do not keep theirs.
+    """
     if stream.name.endswith(HISTORY_SUFFIX):
         raise LakeError(f"a stream must not be named like a history: {stream.name}")
     cursor = stream.cursor
+    # A history of changes is made from all rows that a sync stages.
+    has_rereads = cursor is not None and cursor.has_lookback and not stream.history_columns
     return LakeTable(
         name=stream.name,
         schema=schema,
@@ -195,6 +202,7 @@ def build_table(stream: Stream, schema: pa.Schema) -> LakeTable:
         partitioning=stream.partitioning,
         deletion_column=stream.deletion_column.name,
         history_columns=stream.history_columns,
+        keeps_unchanged_rows=has_rereads and not renews_synced_at,
     )
 
 

@@ -19,7 +19,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from klaviyo_assets.arrow_buffers import datetime_from_microseconds
+from klaviyo_assets.arrow_buffers import TIMESTAMP_UTC, datetime_from_microseconds
 from klaviyo_assets.lake.disk import (
     create_folder,
     map_read_errors,
@@ -227,8 +227,12 @@ def read_columns(path: Path, schema: pa.Schema, stream: str) -> pa.Table:
         return conform_rows(file.read(columns=schema.names), schema)
 
 
-def read_row_groups(path: Path, schema: pa.Schema, stream: str) -> Iterator[pa.Table]:
+def read_row_groups(
+    path: Path, schema: pa.Schema, stream: str, numbers: Iterable[int] | None = None
+) -> Iterator[pa.Table]:
     """Yield a file's rows by row group, in the columns of `schema`; missing columns are NULL.
+
+    `numbers` are the row groups to read; None: all.
 
     Raises:
         CorruptFileError: the file is missing or damaged.
@@ -237,8 +241,43 @@ def read_row_groups(path: Path, schema: pa.Schema, stream: str) -> Iterator[pa.T
         map_read_errors(path, stream),
         pq.ParquetFile(path, page_checksum_verification=True) as file,
     ):
-        for number in range(file.num_row_groups):
-            yield conform_rows(file.read_row_group(number), schema)
+        for number in range(file.num_row_groups) if numbers is None else numbers:
+            yield conform_rows(file.read_row_group(number, columns=schema.names), schema)
+
+
+def find_row_groups(
+    path: Path, column: str, spans: Iterable[tuple[int, int]], stream: str
+) -> dict[int, int]:
+    """Return the row groups that can have a timestamp in one of the spans, with their rows.
+
+    `spans` are first and last microsecond since 1970. A row group without statistics of ours can.
+
+    Raises:
+        CorruptFileError: the file is missing or damaged.
+    """
+    with map_read_errors(path, stream), pq.ParquetFile(path) as file:
+        footer, schema = file.metadata, file.schema_arrow
+        # Other engines may have written other units, or no such column.
+        position = schema.get_field_index(column)
+        is_ours = position >= 0 and schema.field(position).type == TIMESTAMP_UTC
+        found: dict[int, int] = {}
+        for number in range(footer.num_row_groups):
+            group = footer.row_group(number)
+            ends = read_statistics(group, position, column) if is_ours else None
+            if ends is None or any(first <= ends[1] and ends[0] <= last for first, last in spans):
+                found[number] = group.num_rows
+        return found
+
+
+def read_statistics(
+    group: pq.RowGroupMetaData, position: int, column: str
+) -> tuple[int, int] | None:
+    """Return the ends of a timestamp column in a row group, in microseconds; None: not known."""
+    known = group.column(position)
+    ends: Any = known.statistics
+    if known.path_in_schema != column or ends is None or not ends.has_min_max:
+        return None
+    return ends.min_raw, ends.max_raw
 
 
 def conform_rows(rows: pa.Table, schema: pa.Schema) -> pa.Table:

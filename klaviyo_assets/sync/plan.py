@@ -69,13 +69,15 @@ class SyncOptions:
 
     `reread_window` reads one window again without moving the cursor. `is_id_scan` reads only ids,
     to find records that were deleted. `is_shrink_confirmed` allows a complete read to remove more
-    of the table than KLAVIYO_SHRINK_LIMIT.
+    of the table than KLAVIYO_SHRINK_LIMIT. `renews_synced_at` gives rows that come back unchanged a
+    new `synced_at` where they would keep theirs.
     """
 
     mode: SyncMode = SyncMode.INCREMENTAL_DEDUPED
     reread_window: Window | None = None
     is_id_scan: bool = False
     is_shrink_confirmed: bool = False
+    renews_synced_at: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -143,7 +143,8 @@ class SyncRun:
         start_reading: Callable[[], PageSource],
     ) -> None:
         """Start reading; each call of `start_reading` starts readers from the beginning."""
-        self.table = build_table(stream, arrow_schema(stream))
+        renews = plan.options.renews_synced_at
+        self.table = build_table(stream, arrow_schema(stream), renews_synced_at=renews)
         self.progress = plan.copy_progress()
         self.is_done = False
         """Whether everything was read and committed: the receipt just yielded is the last."""

@@ -35,6 +35,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from klaviyo_assets.arrow_buffers import (
+    RowMask,
     boolean_mask,
     build_boolean_array,
     build_integer_array,
@@ -54,11 +55,14 @@ from klaviyo_assets.lake.read.duckdb import (
     has_duplicate_hashes,
     query_duplicate_keys,
 )
+from klaviyo_assets.lake.write.unchanged_rows import RowComparison, RowPairs
 from klaviyo_assets.seams import reach_crash_point
 
 SOURCE_COLUMN = "__source"
 ROW_COLUMN = "__row"
 STORED_COLUMN = "__settled"
+NEWER_SOURCE_COLUMN = "__newer_source"
+NEWER_ROW_COLUMN = "__newer_row"
 COUNT_ALL = "count_all"
 
 
@@ -95,14 +99,15 @@ def find_duplicate_keys(rows: pa.Table, key: Sequence[str]) -> pa.Table | None:
 
 
 def find_superseded_rows(rows: pa.Table, key: Sequence[str], versions: Sequence[str]) -> pa.Table:
-    """Return `SOURCE_COLUMN` and `ROW_COLUMN` of each row superseded by one with the same key.
+    """Return source and row of each row superseded by one with the same key, and those of that one.
 
     The row with the greatest `versions` stays, compared from the first column on, NULL lowest.
-    Between equal versions the later source wins, then the later row.
+    Between equal versions the later source wins, then the later row. The columns are
+    `SOURCE_COLUMN`, `ROW_COLUMN`, `NEWER_SOURCE_COLUMN` and `NEWER_ROW_COLUMN`.
     """
     repeated = find_duplicate_keys(rows, key)
     if repeated is None:
-        return rows.select([SOURCE_COLUMN, ROW_COLUMN]).slice(0, 0)
+        return add_newer_rows(rows.slice(0, 0), np.zeros(0, dtype=bool))
     candidates = select_matching_rows(rows, repeated, key)
     # The stubs lag behind pyarrow 25, which moved the place of NULL into the keys.
     order: Any = [
@@ -116,7 +121,18 @@ def find_superseded_rows(rows: pa.Table, key: Sequence[str], versions: Sequence[
         is_superseded[:-1] &= boolean_mask(
             pc.equal(values.slice(1), values.slice(0, len(ranked) - 1))
         )
-    return ranked.filter(build_boolean_array(is_superseded)).select([SOURCE_COLUMN, ROW_COLUMN])
+    return add_newer_rows(ranked, is_superseded)
+
+
+def add_newer_rows(ranked: pa.Table, is_superseded: RowMask) -> pa.Table:
+    """Return the superseded rows of ranked ones, each with the first later row that stays."""
+    remaining = np.flatnonzero(~is_superseded)
+    newer = remaining[np.searchsorted(remaining, np.flatnonzero(is_superseded))]
+    sources, rows = (integers_to_numpy(ranked[name]) for name in (SOURCE_COLUMN, ROW_COLUMN))
+    found = ranked.filter(build_boolean_array(is_superseded)).select([SOURCE_COLUMN, ROW_COLUMN])
+    return found.append_column(
+        NEWER_SOURCE_COLUMN, build_integer_array(sources[newer])
+    ).append_column(NEWER_ROW_COLUMN, build_integer_array(rows[newer]))
 
 
 def mask_remaining_rows(superseded: pa.Table, source: int, count: int) -> pa.BooleanArray | None:
@@ -181,7 +197,8 @@ class PartitionRewriter:
     `schema` is the table's now; older files may lack columns of it. `folder` is the table's folder,
     `staging` the session's. `clock_columns` are compared after the version columns, where the order
     of arrival does not tell which row is newer. They hold wall-clock times, and clocks jump, so
-    they are empty wherever the order of arrival does tell.
+    they are empty wherever the order of arrival does tell. `keeps_unchanged_rows`: a stored row
+    stays where the one that would supersede it is equal.
     """
 
     table: LakeTable
@@ -189,6 +206,7 @@ class PartitionRewriter:
     folder: Path
     staging: Path
     clock_columns: tuple[str, ...] = ()
+    keeps_unchanged_rows: bool = False
 
     def merge_partition(self, stored: Sequence[DataFile], staged: StagedFiles) -> PartitionChange:
         """Return the files to add and remove so that each key is in the partition once.
@@ -265,12 +283,45 @@ class PartitionRewriter:
         superseded = find_superseded_rows(
             pa.concat_tables(rows), self.table.key, self.comparison_columns
         )
+        if self.keeps_unchanged_rows and superseded.num_rows:
+            superseded = self.keep_unchanged_rows(files, superseded)
         return [
             part
             if self.table.kept_versions == "every" and not part.is_staged
             else replace(part, remaining_mask=mask_remaining_rows(superseded, at, part.file.rows))
             for at, part in enumerate(files)
         ]
+
+    def keep_unchanged_rows(self, files: Sequence[MergeFile], superseded: pa.Table) -> pa.Table:
+        """Return which rows go where a staged row gives way to the stored one that it equals."""
+        sources, rows, newer_sources, newer_rows = (
+            integers_to_numpy(superseded[name]) for name in superseded.schema.names
+        )
+        is_staged = np.array([part.is_staged for part in files])
+        at = np.flatnonzero(is_staged[newer_sources] & ~is_staged[sources])
+        starts = np.cumsum([0, *(part.file.rows if part.is_staged else 0 for part in files)])
+        # Of a key that another program stored twice, one row may stay.
+        staged_rows, first = np.unique(
+            starts[newer_sources[at]] + newer_rows[at], return_index=True
+        )
+        at = at[first]
+        if not len(at):
+            return superseded
+        pairs = RowPairs(sources[at], rows[at], staged_rows)
+        paths = [part.folder / part.file.path for part in files]
+        try:
+            is_equal = RowComparison(self.table, self.schema).compare_staged_rows(
+                dict(enumerate(paths)),
+                [path for path, part in zip(paths, files, strict=True) if part.is_staged],
+                pairs,
+            )
+        except CorruptFileError:
+            # Its keys could be read: such a file is replaced where all of its rows are.
+            return superseded
+        sources, rows, equal = sources.copy(), rows.copy(), at[is_equal]
+        sources[equal], rows[equal] = newer_sources[equal], newer_rows[equal]
+        arrays = [build_integer_array(sources), build_integer_array(rows)]
+        return pa.Table.from_arrays(arrays, names=[SOURCE_COLUMN, ROW_COLUMN])
 
     def deduplicate_across_partitions(
         self,

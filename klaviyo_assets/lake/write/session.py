@@ -265,6 +265,9 @@ class WriteSession:
     ) -> None:
         """Take over the writers; called by `Lake.open_session`."""
         self.table_writer, self.history_writer, self.changes = main, history, changes
+        main.keeps_unchanged_rows = (
+            mode == "merge" and main.table.keeps_unchanged_rows and main.is_known_unique
+        )
         self.mode: WriteMode = mode
         self.started_at = started_at
         self.root = root

@@ -2,12 +2,13 @@
 
 from bisect import bisect_left, bisect_right
 from collections import Counter, defaultdict
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import replace
 from datetime import date
 from itertools import accumulate
 from pathlib import Path, PurePath
+from typing import TypeAlias
 
 import numpy as np
 import pyarrow as pa
@@ -32,6 +33,8 @@ Windows are read in parallel, sixteen when this was measured, so the rows of one
 about thirty days. With one open file, 200,000 events of 36 days made 200 files, and most of them
 were merged again at once.
 """
+
+SelectRows: TypeAlias = Callable[[str, Sequence[pa.RecordBatch]], Sequence[pa.RecordBatch]]
 
 SMALL_BATCH_ROWS = 500
 """Average rows per batch below which the batches are copied into one."""
@@ -87,9 +90,13 @@ def split_by_day(
 class StagingWriter:
     """The staged files of one table in one session."""
 
-    def __init__(self, table: LakeTable, folder: Path) -> None:
-        """Write nothing yet; `folder` is the session's staging folder."""
-        self.table, self.folder = table, folder
+    def __init__(self, table: LakeTable, folder: Path, select_rows: SelectRows) -> None:
+        """Write nothing yet; `folder` is the session's staging folder.
+
+        `select_rows` takes a partition's first rows since the last commit, and returns those to
+        write.
+        """
+        self.table, self.folder, self.select_rows = table, folder, select_rows
         self.files: dict[str, list[DataFile]] = defaultdict(list)
         self.write_counts: Counter[str] = Counter()
         """Calls of `write_partition` for one commit: within one call, each key is there once."""
@@ -110,7 +117,11 @@ class StagingWriter:
             batches_by_partition[partition].append(rows)
         # Sorted: the next rows most likely belong to the newest day, whose writer must stay open.
         for partition in sorted(batches_by_partition):
-            self.write_partition(partition, batches_by_partition.pop(partition))
+            rows = batches_by_partition.pop(partition)
+            if partition not in self.write_counts:
+                rows = self.select_rows(partition, rows)
+            if rows:
+                self.write_partition(partition, rows)
         for writer in self.open_writers.values():
             writer.flush()
 

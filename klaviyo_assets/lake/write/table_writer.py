@@ -67,6 +67,7 @@ from klaviyo_assets.lake.write.soft_deletes import (
     read_filtered_rows,
 )
 from klaviyo_assets.lake.write.staging import StagingWriter, move_into_table
+from klaviyo_assets.lake.write.unchanged_rows import RowComparison
 from klaviyo_assets.seams import reach_crash_point
 
 RebaseState = Mapping[str, object]
@@ -175,7 +176,16 @@ class TableWriter:
         with map_storage_errors(folder, table.name):
             remove_dead_staging(folder / STAGING_FOLDER)
             self.staging_folder = StagingFolder(folder / STAGING_FOLDER)
-        self.staging_writer = StagingWriter(table, self.staging_folder.path)
+        self.keeps_unchanged_rows = False
+        """Whether a stored row stays where an equal one is merged.
+
+        Never in a replacement, nor where a key may lie in two partitions: the row that is read
+        decides which of the two goes.
+        """
+        self.stored_files: tuple[TableSnapshot, Mapping[str, Sequence[Path]]] | None = None
+        self.staging_writer = StagingWriter(
+            table, self.staging_folder.path, self.drop_unchanged_rows
+        )
         self.staged_files: dict[str, StagedFiles] = {}
         """The staged files that are in no commit yet, by partition."""
 
@@ -346,8 +356,32 @@ class TableWriter:
         # Rebased rows are staged after ours, but may have been synced before them.
         clock = (SYNCED_AT_COLUMN,) if self.has_rebased_rows else ()
         return PartitionRewriter(
-            self.table, self.schema, self.folder, self.staging_folder.path, clock
+            self.table,
+            self.schema,
+            self.folder,
+            self.staging_folder.path,
+            clock,
+            self.keeps_unchanged_rows,
         )
+
+    def drop_unchanged_rows(
+        self, partition: str, batches: Sequence[pa.RecordBatch]
+    ) -> Sequence[pa.RecordBatch]:
+        """Return the rows of a partition without those that it stores unchanged.
+
+        Where rows of it are staged already, the merge decides: one of them may be newer.
+        """
+        if not self.keeps_unchanged_rows or self.start is None or partition in self.staged_files:
+            return batches
+        if self.stored_files is None or self.stored_files[0] is not self.start:
+            paths: dict[str, list[Path]] = defaultdict(list)
+            for file in self.start.files:
+                paths[file.partition].append(self.folder / file.path)
+            self.stored_files = self.start, paths
+        stored = self.stored_files[1].get(partition)
+        if not stored:
+            return batches
+        return RowComparison(self.table, self.schema).drop_unchanged_rows(stored, batches)
 
     def plan_change(
         self, *, replace: bool, scan: DeletionScan | None, is_last: bool

@@ -35,8 +35,9 @@ EVENTS = LakeTable(
     cursor="updated",
     newest_by_cursor=False,
     partitioning="day",
+    keeps_unchanged_rows=True,
 )
-"""The later read wins; by day."""
+"""The later read wins, unless it is equal; by day."""
 
 TAGS = LakeTable(name="tags", schema=SCHEMA, key=("id",))
 """No cursor."""

@@ -190,7 +190,7 @@ def test_one_that_is_outrun_as_it_commits_goes_on_from_there(lake: Lake) -> None
     expected = {key(at): "ours" for at in range(50)}
     assert read_notes(lake, "events") == expected | {key(at): "theirs" for at in (101, 102, 103)}
     assert receipt.rows_rebased == 3
-    rivals.extend([7] * 5)
+    rivals.extend(range(10, 15))
     with (
         run_at_crash_point("after moving files", commit_rival),
         pytest.raises(LakeConflictError),
