@@ -84,7 +84,8 @@ from klaviyo_assets.sync.plan import SyncMode, SyncOptions, changes_shape, valid
 from klaviyo_assets.sync.sync_run import start_sync
 
 ASSET_OWNERS = ("team:klaviyo",)
-ASSET_KINDS = {"klaviyo", "deltalake", "duckdb"}
+ASSET_KINDS = {"deltalake"}
+"""One, because the list of assets cuts names off where there are three; views are of `duckdb`."""
 
 ASSET_RETRY_POLICY = dg.RetryPolicy(
     max_retries=MAX_STEP_RETRIES,
@@ -595,7 +596,7 @@ def overview_metadata(overview: Overview, path: Path) -> dict[str, Any]:
         "klaviyo/account_timezone": overview.scope.zone,
         "klaviyo/sections_without_data": sum(bool(each.missing) for each in overview.sections),
         **{
-            f"klaviyo/{each.name}": each.value
+            f"klaviyo/{each.name}": round(each.value, 4)
             for each in overview.headlines
             if each.value is not None
         },

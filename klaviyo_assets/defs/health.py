@@ -178,7 +178,7 @@ class StepEnd:
         # No Markdown: a sentence may have Klaviyo's words in it.
         rows = [
             dg.TableRecord({"stream": name, "color": each.color, "why": each.sentence})
-            for name, each in sorted(health.streams.items())
+            for name, each in health.worst_first()
         ]
         # Beside the stream's own asset: a user may have put all of them below another prefix.
         key = dg.AssetKey([*self.asset_key.path[:-1], HEALTH_ASSET_NAME])

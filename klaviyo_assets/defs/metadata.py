@@ -315,13 +315,17 @@ def _materialized_preview(records: Sequence[dg.EventLogRecord]) -> dg.TableMetad
 
 
 def build_preview(rows: Sequence[Mapping[str, object]]) -> dg.TableMetadataValue | None:
-    """Return rows as a table for the UI, long texts cut; None if there are no rows."""
-    if not rows:
-        return None
-    schema = dg.TableSchema([dg.TableColumn(name, "string") for name in rows[0]])
-    records = [
-        dg.TableRecord({name: _format_cell(value) for name, value in row.items()}) for row in rows
+    """Return rows as a table for the UI, long texts cut; None if there are no rows.
+
+    A column that is empty in all of them is left out.
+    """
+    names = [
+        name for name in (rows[0] if rows else ()) if any(row[name] is not None for row in rows)
     ]
+    if not names:
+        return None
+    schema = dg.TableSchema([dg.TableColumn(name, "string") for name in names])
+    records = [dg.TableRecord({name: _format_cell(row[name]) for name in names}) for row in rows]
     return dg.MetadataValue.table(records, schema=schema)
 
 
@@ -378,13 +382,14 @@ def asset_key(name: str) -> dg.AssetKey:
 def asset_description(stream: Stream) -> str:
     """Return what an asset's page says first, as Markdown; its first line is the grain."""
     facts = [f"| {name} | {value} |" for name, value in stream_facts(stream, STREAMS)]
-    told = [f"* {each}" for each in caveats(stream)]
-    # The UI folds all but the first 150 pixels: what one does with the table comes first.
+    # Lists of assets show the first words as plain text, so no markup comes early. The UI folds all
+    # but the first 250 pixels: what one does with the table comes before its facts.
+    told = " ".join(caveats(stream))
     lines = [
         stream.description,
         "",
-        *("```sql", sample_query(stream), "```", ""),
-        *([*told, ""] if told else []),
+        *([told, ""] if told else []),
+        *("A query to begin with:", "", "```sql", sample_query(stream), "```", ""),
         *("| | |", "|---|---|", *facts),
     ]
     return "\n".join(lines)

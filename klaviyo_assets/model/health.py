@@ -82,6 +82,12 @@ class LakeHealth:
         colors: list[Color] = [each.color for each in self.streams.values()]
         return max([_ORDER[0], *colors], key=_ORDER.index)
 
+    def worst_first(self) -> list[tuple[str, StreamHealth]]:
+        """Return the streams with their health: red, then yellow, then green; by name in each."""
+        return sorted(
+            self.streams.items(), key=lambda each: (-_ORDER.index(each[1].color), each[0])
+        )
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ColorChange:

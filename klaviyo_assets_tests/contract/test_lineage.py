@@ -2,11 +2,14 @@
 
 import re
 from collections import defaultdict
+from datetime import UTC, datetime
 
 import dagster as dg
 import pytest
 
 from klaviyo_assets.definitions import build_defs
+from klaviyo_assets.defs.metadata import build_preview
+from klaviyo_assets.model.health import Color, LakeHealth, RunOutcome, StreamHealth
 from klaviyo_assets.model.stream import Stream
 from klaviyo_assets.settings import Settings
 from klaviyo_assets.streams import STREAMS
@@ -77,15 +80,25 @@ def steps_before(stream: str) -> set[str]:
 def test_a_description_says_what_a_reader_asks_first(
     specs: dict[str, dg.AssetSpec], stream: Stream
 ) -> None:
-    """The grain and a query come first, because the UI folds the rest; nothing is missing."""
+    """Grain, caveats and a query come before what the UI folds; a list shows no markup."""
     text = specs[stream.name].description or ""
-    assert text.splitlines()[:3] == [stream.description, "", "```sql"]
+    assert text.splitlines()[0] == stream.description
+    assert text.index("A query to begin with:\n\n```sql\n") < text.index("| key |")
+    assert not re.search(r"^[*|`]", text.partition("A query to begin with:")[0], re.MULTILINE)
     assert all(f"`{each}`" in text for each in (*stream.key, *stream.scopes))
     assert "| requests of a second sync |" in text
     assert f"klaviyo.{stream.name}" in text.partition("```sql")[2]
     assert "](https://developers.klaviyo.com/en/reference/" in text
     if stream.cursor is not None:
         assert f"| cursor | `{stream.cursor.column}` |" in text
+
+
+def test_a_list_of_assets_has_room_for_names(specs: dict[str, dg.AssetSpec]) -> None:
+    """One kind says table or view: three cut names off at 1,400 pixels."""
+    kinds = {name: specs[name].kinds for name in STREAMS}
+    assert {name: found for name, found in kinds.items() if len(found) != 1} == {}
+    assert kinds["events"] == {"deltalake"}
+    assert kinds["events_detailed"] == {"duckdb"}
 
 
 @pytest.mark.parametrize("stream", STREAMS.values(), ids=lambda stream: stream.name)
@@ -107,6 +120,34 @@ def test_a_path_is_shown_where_the_name_is_another(specs: dict[str, dg.AssetSpec
     }
     assert columns["location_city"] == "City."
     assert str(columns["metric_id"]).endswith(" `relationships.metric.data.id`")
+
+
+def test_a_preview_has_no_empty_column() -> None:
+    """A column without a value in any row takes the place of one that says something."""
+    preview = build_preview(
+        [{"id": "a", "status": None, "name": None}, {"id": "b", "status": None, "name": "x"}]
+    )
+    assert preview is not None
+    assert [each.name for each in preview.schema.columns] == ["id", "name"]
+    assert [dict(each.data) for each in preview.records] == [
+        {"id": "a", "name": ""},
+        {"id": "b", "name": "x"},
+    ]
+    assert build_preview([{"id": None}]) is None
+
+
+def test_what_is_wrong_stands_first() -> None:
+    """The table of health begins with red streams; those of a color are in the order of names."""
+    now = datetime(2026, 8, 1, tzinfo=UTC)
+    run = RunOutcome(outcome="ok", ended_at=now, stored_at=now)
+    colors: dict[str, Color] = {"b": "green", "a": "green", "c": "red", "d": "yellow"}
+    health = LakeHealth(
+        streams={
+            name: StreamHealth(color=color, sentence="", since=now, last_run=run)
+            for name, color in colors.items()
+        }
+    )
+    assert [name for name, _ in health.worst_first()] == ["c", "d", "a", "b"]
 
 
 def test_a_schedule_bears_the_name_of_its_job() -> None:
