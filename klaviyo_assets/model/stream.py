@@ -506,6 +506,11 @@ EXTRA_COLUMN = Column(EXTRA_FIELD, "Attributes that no column holds; NULL: none.
 SYNCED_COLUMN = Column(
     "synced_at", "When the row was read, by the earlier of Klaviyo's clock and ours.", "timestamp"
 )
+SYNCED_IF_CHANGED_COLUMN = Column(
+    "synced_at",
+    "When the row was read first or with a change, by the earlier of Klaviyo's clock and ours.",
+    "timestamp",
+)
 SYNC_STARTED_COLUMN = Column(
     "sync_started_at", "When the sync that read this version began, our clock.", "timestamp"
 )
@@ -555,7 +560,7 @@ def relation_columns(stream: Stream, streams: Mapping[str, Stream]) -> tuple[Col
         return (
             *([KEY_COLUMN] if KEY_COLUMN.name in stream.key else []),
             *stream.columns,
-            SYNCED_COLUMN,
+            synced_at_column(streams[stream.source.parent]),
             *([DELETED_COLUMN] if has_deleted else []),
         )
     computed = [each.column for each in computed_view_columns(stream)]
@@ -566,10 +571,16 @@ def relation_columns(stream: Stream, streams: Mapping[str, Stream]) -> tuple[Col
         *([KEY_COLUMN] if KEY_COLUMN.name in stream.key else []),
         *stream.columns,
         EXTRA_COLUMN,
-        SYNCED_COLUMN,
+        synced_at_column(stream),
         *([stream.deletion_column] if stream.has_soft_deletes else []),
         *computed,
     )
+
+
+def synced_at_column(stream: Stream) -> Column:
+    """Return the column; a row of a stream with a lookback that comes back unchanged keeps it."""
+    has_lookback = stream.cursor is not None and stream.cursor.has_lookback
+    return SYNCED_IF_CHANGED_COLUMN if has_lookback else SYNCED_COLUMN
 
 
 def column_origins(stream: Stream, streams: Mapping[str, Stream]) -> dict[str, str]:
