@@ -259,7 +259,7 @@ def find_row_groups(
         footer, schema = file.metadata, file.schema_arrow
         # Other engines may have written other units, or no such column.
         position = schema.get_field_index(column)
-        is_ours = position >= 0 and schema.field(position).type == TIMESTAMP_UTC
+        is_ours = position >= 0 and schema.types[position].equals(TIMESTAMP_UTC)
         found: dict[int, int] = {}
         for number in range(footer.num_row_groups):
             group = footer.row_group(number)

@@ -8,8 +8,6 @@ from klaviyo_assets_tests.e2e.check_runs import run_completeness_check
 from klaviyo_assets_tests.e2e.conftest import StartHome
 from klaviyo_assets_tests.e2e.home import Home
 
-READ_TWICE = {"lookback_days": "7", "late_events_days": "7"}
-
 
 def read_times(home: Home) -> dict[str, datetime]:
     """Return when each stored event was read."""
@@ -39,7 +37,7 @@ def test_only_what_is_new_or_changed_gets_a_new_time(open_home: StartHome, road:
     late = home.account.add_events({"datetime": week.isoformat()})
     home.account.advance_clock(hours=7)
     if road == "lookback":
-        run = home.sync("events", **READ_TWICE)
+        run = home.sync("events", lookback_days="7", late_events_days="7")
     else:
         run = home.run_schedule("klaviyo_late_events", home.account.now, late_events_days="7")
     assert run.success

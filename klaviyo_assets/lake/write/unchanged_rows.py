@@ -161,7 +161,8 @@ class RowComparison:
         return [name for name in self.schema.names if name not in other]
 
     def _select_schema(self, names: Sequence[str]) -> pa.Schema:
-        return pa.schema([self.schema.field(name) for name in names])
+        kinds = dict(zip(self.schema.names, self.schema.types, strict=True))
+        return pa.schema([(name, kinds[name]) for name in names])
 
 
 def take_rows(rows: pa.Table, positions: IntegerArray) -> pa.Table:
@@ -173,7 +174,7 @@ def take_rows(rows: pa.Table, positions: IntegerArray) -> pa.Table:
         and bool((np.diff(positions) == 1).all())
     ):
         return rows.slice(int(positions[0]), count)
-    return rows.take(build_integer_array(positions))
+    return rows.take(build_integer_array(positions.astype(np.int64)))
 
 
 def mask_equal_rows(some: pa.Table, others: pa.Table) -> RowMask:
@@ -202,5 +203,6 @@ def mask_equal_values(some: "pa.ChunkedArray[Any]", others: "pa.ChunkedArray[Any
         return boolean_mask(compared)
     # Not `fill_null`, which makes its scalar by way of pandas.
     no = build_boolean_array(np.zeros(1, dtype=np.bool_))[0]
-    equal = boolean_mask(pc.coalesce(compared, no))
-    return equal | boolean_mask(pc.and_(pc.is_null(some), pc.is_null(others)))
+    filled: Any = pc.coalesce(compared, no)
+    both_null = boolean_mask(pc.is_null(some)) & boolean_mask(pc.is_null(others))
+    return boolean_mask(filled) | both_null
