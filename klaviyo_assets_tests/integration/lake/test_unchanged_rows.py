@@ -17,7 +17,11 @@ from klaviyo_assets.lake.lake import Lake
 from klaviyo_assets.lake.layout import LakeTable
 from klaviyo_assets.lake.write import unchanged_rows
 from klaviyo_assets.lake.write.session import CommitReceipt, WriteMode
-from klaviyo_assets.lake.write.unchanged_rows import mask_equal_values, take_rows
+from klaviyo_assets.lake.write.unchanged_rows import (
+    RowComparison,
+    mask_equal_values,
+    take_rows,
+)
 from klaviyo_assets_tests.integration.lake.lake_fixtures import (
     ACCOUNT_ID,
     EVENTS,
@@ -117,6 +121,20 @@ def test_of_a_row_read_twice_in_one_commit_the_last_decides(lake: Lake) -> None:
     merge_parts(lake, [batch_of(EACH_DAY, synced=4), batch_of(changed, synced=5)])
     assert set(read_notes(lake, "events").values()) == {"changed"}
     assert set(synced_seconds(lake).values()) == {5}
+
+
+def test_a_row_that_another_program_stored_twice_is_left_to_the_merge(
+    lake: Lake, root: Path
+) -> None:
+    """The merge removes one of the two, and needs the row that was read for that."""
+    rows = batch_of(EACH_DAY[:1], synced=1)
+    merge_rows(lake, EVENTS, [rows])
+    comparison = RowComparison(EVENTS, EVENTS.schema)
+    (stored,) = list_data_files(root, "events")
+    assert not sum(len(each) for each in comparison.drop_unchanged_rows([stored], [rows]))
+    twin = stored.with_name("twin.parquet")
+    twin.write_bytes(stored.read_bytes())
+    assert sum(len(each) for each in comparison.drop_unchanged_rows([stored, twin], [rows])) == 1
 
 
 @pytest.mark.usefixtures("road")
