@@ -16,6 +16,7 @@ import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
+from functools import lru_cache
 from pathlib import Path
 from threading import Lock
 from time import monotonic
@@ -41,7 +42,7 @@ from klaviyo_assets.errors import (
     format_seconds,
 )
 from klaviyo_assets.lake.lake import Lake
-from klaviyo_assets.lake.read.views import build_relations
+from klaviyo_assets.lake.read.views import Relation, build_relations
 from klaviyo_assets.model.privacy import privacy_setting_errors, validate_salt
 from klaviyo_assets.model.report import ReportEndpoint
 from klaviyo_assets.model.selection import selection_errors, shown_streams
@@ -198,6 +199,12 @@ class KlaviyoResource(dg.ConfigurableResource[object]):
         )
 
 
+@lru_cache(maxsize=4)
+def shown_relations(settings: Settings) -> tuple[Relation, ...]:
+    """Return the relations of `klaviyo.duckdb`; a run publishes them after each of its commits."""
+    return tuple(build_relations(shown_streams(settings, STREAMS), DERIVED_RELATIONS))
+
+
 class LakeResource(dg.ConfigurableResource[object]):
     """The lake and the DuckDB file in the folder KLAVIYO_DATA_DIR. No field is run config."""
 
@@ -225,8 +232,7 @@ class LakeResource(dg.ConfigurableResource[object]):
         Raises:
             StorageError: the folder cannot be written, or another process publishes too long.
         """
-        streams = shown_streams(self.settings, STREAMS)
-        problems = lake.publish(build_relations(streams, DERIVED_RELATIONS))
+        problems = lake.publish(shown_relations(self.settings))
         for problem in problems:
             if isinstance(problem, QueryError):
                 warn(f"klaviyo.duckdb does without a view. {problem}")

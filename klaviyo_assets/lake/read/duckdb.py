@@ -32,21 +32,16 @@ if TYPE_CHECKING:
 class TableFiles:
     """A table at one version: its columns and the absolute paths of its files.
 
-    If `relative_to` is given, the SELECT names the files relative to that folder, with
-    `LAKE_PATH_MACRO`.
+    If `paths_macro` is given, the SELECT has that macro instead of the paths: see
+    `create_paths_macro`.
     """
 
     schema: pa.Schema
     paths: tuple[Path, ...]
-    relative_to: Path | None = None
+    paths_macro: str = ""
 
 
 PATH_SEPARATOR = "\n"
-
-LAKE_PATH_MACRO = "lake_files"
-"""A macro that makes full paths of those relative to the lake's folder, for readers who mounted the
-lake at another path. DuckDB resolves a view's files when the view is created, which happens
-here; a macro can be replaced afterwards."""
 
 
 def select_table_files(table: TableFiles) -> str:
@@ -64,29 +59,30 @@ def select_table_files(table: TableFiles) -> str:
         for name, kind in types.items()
     )
     columns = ", ".join(quote_identifier(name) for name in types)
-    paths = select_paths(table.paths, table.relative_to)
+    macro = table.paths_macro
+    paths = f"{quote_identifier(macro)}()" if macro else select_paths([*map(str, table.paths)])
     arguments = f"{paths}, hive_partitioning = false, schema = MAP {{{', '.join(entries)}}}"
     return f"SELECT {columns} FROM read_parquet({arguments})"
 
 
-def select_paths(paths: Sequence[Path], relative_to: Path | None) -> str:
+def select_paths(paths: Sequence[str]) -> str:
     """Return the SQL expression of a list of paths.
 
     It is one text that DuckDB splits: of a list, each literal takes 10 kB of memory, in the process
     that creates a view and in each that reads it. No path has a line feed: the setting refuses one.
     """
-    if relative_to is None:
-        return f"string_split({quote_literal(PATH_SEPARATOR.join(map(str, paths)))}, chr(10))"
-    joined = PATH_SEPARATOR.join(str(path.relative_to(relative_to)) for path in paths)
-    return f"{LAKE_PATH_MACRO}({quote_literal(joined)})"
+    return f"string_split({quote_literal(PATH_SEPARATOR.join(paths))}, chr(10))"
 
 
-def create_lake_path_macro(folder: str, *, catalog: str) -> str:
-    """Return the statement that defines `LAKE_PATH_MACRO` for paths below `folder`."""
-    macro = f"{quote_identifier(catalog)}.main.{LAKE_PATH_MACRO}"
-    below = quote_literal(f"{folder}/")
-    absolute = f"{below} || replace(paths, chr(10), chr(10) || {below})"
-    return f"CREATE OR REPLACE MACRO {macro}(paths) AS string_split({absolute}, chr(10))"
+def create_paths_macro(name: str, paths: Sequence[str], *, catalog: str) -> str:
+    """Return the statement that makes a macro return these paths, whatever it returned before.
+
+    Views call it, so that a commit to a table replaces one macro, and no view and no comment of
+    one. DuckDB looks for it in the database of the view, also where that is attached by another
+    name and where a reader has a macro of the same name.
+    """
+    macro = f"{quote_identifier(catalog)}.main.{quote_identifier(name)}"
+    return f"CREATE OR REPLACE MACRO {macro}() AS {select_paths(paths)}"
 
 
 def quote_identifier(name: str) -> str:

@@ -208,7 +208,7 @@ class ChangeWriter(TableWriter):
         schema = select_columns(self.schema, tuple(names))
         key = ", ".join(map(quote_identifier, key_names))
         content = f"hash({', '.join(map(quote_identifier, table.history_columns))})"
-        incoming = select_paths([folder / file.path for file in staged], None)
+        incoming = select_paths([str(folder / file.path) for file in staged])
         known = select_table_files(TableFiles(schema=schema, paths=tuple(stored)))
         synced_at = quote_identifier(SYNCED_AT_COLUMN)
         sql = (
