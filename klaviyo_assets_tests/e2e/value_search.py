@@ -34,7 +34,7 @@ def decoded_forms(path: Path) -> Iterator[bytes]:
     if raw.startswith(b"PAR1"):
         # Half a file says nothing more: what was to be its footer is not there.
         if raw.endswith(b"PAR1"):
-            yield b"\n".join(texts_in_value(pq.read_table(path).to_pylist()))
+            yield b"\n".join({*texts_in_value(pq.read_table(path).to_pylist())})
     elif raw.startswith(b"SQLite format 3"):
         with closing(sqlite3.connect(path)) as database:
             yield "\n".join(database.iterdump()).encode()
@@ -49,16 +49,20 @@ def decoded_forms(path: Path) -> Iterator[bytes]:
 
 
 def texts_in_value(value: object) -> Iterator[bytes]:
-    """Yield the texts of a value, and of the JSON that is in them."""
-    if isinstance(value, bytes):
-        value = value.decode("utf-8", "replace")
-    if isinstance(value, str):
-        yield value.encode("utf-8", "replace")
-        with suppress(ValueError):
-            if value.startswith(("{", "[", '"')):
-                yield from texts_in_value(json.loads(value))
-    for each in nested_values(value):
-        yield from texts_in_value(each)
+    """Yield the texts of a value, and of the JSON that is in them, in no order."""
+    # Not recursive: a search of a small lake passes some hundred thousand values.
+    waiting = [value]
+    while waiting:
+        each = waiting.pop()
+        if isinstance(each, bytes):
+            each = each.decode("utf-8", "replace")
+        if isinstance(each, str):
+            yield each.encode("utf-8", "replace")
+            if each.startswith(("{", "[", '"')):
+                with suppress(ValueError):
+                    waiting.append(json.loads(each))
+        else:
+            waiting.extend(nested_values(each))
 
 
 def nested_values(value: object) -> Iterable[object]:
