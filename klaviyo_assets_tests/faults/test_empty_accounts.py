@@ -119,8 +119,9 @@ def test_f56_one_list_without_members_or_names(open_home: StartHome) -> None:
             home.account.mutate(**{kind: each}, set={"name": None})
     for person in home.account.true_ids("profiles"):
         home.account.mutate(profile=person, set={"first_name": None, "last_name": None})
-    assert home.sync().success
-    assert_complete(home, *STREAM_PATHS)
+    plain = ("lists", "segments", "flows", "profiles", "events", "metrics")
+    assert home.sync(*plain, "lists_detailed", "events_detailed").success
+    assert_complete(home, *plain)
     assert home.query("SELECT id, name, profile_count FROM klaviyo.lists_detailed") == [
         (only, None, 0)
     ]
