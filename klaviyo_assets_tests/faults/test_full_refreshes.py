@@ -88,7 +88,7 @@ def test_f75_a_refresh_keeps_what_increments_stored_meanwhile(open_home: StartHo
 
 def test_f75_so_does_one_of_events(open_home: StartHome) -> None:
     """In a table by day deleted rows leave and new ones stay, each once."""
-    home = open_home(events=6_000, future_events=0, gzip=False)
+    home = open_home(events=4_000, future_events=0, gzip=False)
     account = home.account
     assert home.sync("events").success
     whole = account.request_counts()[EVENTS]
