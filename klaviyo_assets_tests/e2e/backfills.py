@@ -1,43 +1,32 @@
 """Backfills as the asset page launches them: cut into runs by Dagster's own daemon code."""
 
-import os
 import time
-import warnings
 from collections.abc import Generator, Iterable
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import date
 from logging import getLogger
-from unittest.mock import patch
 from uuid import uuid4
 
 import dagster as dg
 from dagster._core.definitions.assets.graph.remote_asset_graph import RemoteWorkspaceAssetGraph
 from dagster._core.execution.backfill import BulkActionStatus, PartitionBackfill
-from dagster._core.test_utils import create_test_daemon_workspace_context
 from dagster._core.workspace.context import WorkspaceProcessContext
 from dagster._daemon.backfill import (
     execute_backfill_iteration,  # pyright: ignore[reportUnknownVariableType]
 )
 
+from klaviyo_assets_tests.e2e.daemon_turns import FORKING_LAUNCHER, open_workspace
 from klaviyo_assets_tests.e2e.home import Home, asset_key
-from klaviyo_assets_tests.e2e.instance import open_instance
-from klaviyo_assets_tests.e2e.report_daemon import InProcessTarget, reload_definitions
 from klaviyo_assets_tests.e2e.report_runs import read_materializations
 
 TIMEOUT_SECONDS = 300
-NO_QUEUE_CONFIG = """
-run_coordinator: {module: dagster._core.run_coordinator, class: DefaultRunCoordinator}
-run_launcher: {module: klaviyo_assets_tests.e2e.forking_launcher, class: ForkingLauncher}
-telemetry: {enabled: false}
+NO_QUEUE_CONFIG = f"""
+run_coordinator: {{module: dagster._core.run_coordinator, class: DefaultRunCoordinator}}
+{FORKING_LAUNCHER}
+telemetry: {{enabled: false}}
 """
 """Runs start at once, as processes of their own: nobody here would take them out of a queue."""
-
-DAGSTER_DEPRECATION = (
-    "Function `AssetSelection.sources` is deprecated",
-    ".*environment_vars. is deprecated",
-)
-"""What Dagster warns of, because it calls it itself: for backfills, and where it serves code."""
 
 ENDED_STATUSES = (
     BulkActionStatus.COMPLETED_SUCCESS,
@@ -95,17 +84,8 @@ def run_backfill(home: Home, stream: str, partitions: Iterable[str]) -> Backfill
 def open_asset_page(home: Home) -> Generator[AssetPage]:
     """Load the home's code as a process of the UI does."""
     (home.dagster_home / "dagster.yaml").write_text(NO_QUEUE_CONFIG, encoding="utf-8")
-    environment = {**home.variables, "DAGSTER_HOME": str(home.dagster_home)}
-    with (
-        warnings.catch_warnings(),
-        patch.dict(os.environ, environment),
-        open_instance(home.dagster_home) as instance,
-    ):
-        for message in DAGSTER_DEPRECATION:
-            warnings.filterwarnings("ignore", message=message, category=DeprecationWarning)
-        reload_definitions()
-        with create_test_daemon_workspace_context(InProcessTarget(), instance) as workspace:
-            yield AssetPage(home, workspace)
+    with open_workspace(home) as workspace:
+        yield AssetPage(home, workspace)
 
 
 def wait_for_backfill(workspace: WorkspaceProcessContext, backfill_id: str) -> BulkActionStatus:

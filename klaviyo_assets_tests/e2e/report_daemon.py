@@ -31,11 +31,15 @@ class InProcessTarget(WorkspaceLoadTarget):
     """Serves the code without a server, which would outlive a process that is killed."""
 
     def create_origins(self) -> list[InProcessCodeLocationOrigin]:
-        """Return where the code is."""
+        """Return where the code is; the daemon names a module's location after it."""
         target = LoadableTargetOrigin(
             executable_path=sys.executable, module_name=DEFINITIONS_MODULE
         )
-        return [InProcessCodeLocationOrigin(loadable_target_origin=target, location_name="here")]
+        return [
+            InProcessCodeLocationOrigin(
+                loadable_target_origin=target, location_name=DEFINITIONS_MODULE
+            )
+        ]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
