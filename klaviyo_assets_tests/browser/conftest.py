@@ -11,6 +11,7 @@ import pytest
 from klaviyo_assets_tests.browser.dagster_dev import run_dagster_dev
 from klaviyo_assets_tests.browser.screen import BrowserWindow, open_browser_window
 from klaviyo_assets_tests.e2e.conftest import StartHome, dagster_template, open_home
+from klaviyo_assets_tests.e2e.daemon_turns import fork_runs
 from klaviyo_assets_tests.e2e.home import Home
 from klaviyo_assets_tests.e2e.report_runs import report_metrics
 
@@ -18,7 +19,12 @@ __all__ = ["dagster_template", "open_home"]
 
 CHROMIUM_NAMES = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable")
 TIME_ZONE = "America/New_York"
-REPORT_DAYS = 30
+REPORT_DAYS = 8
+STREAMS = (
+    "accounts,campaigns,campaign_values_reports,events,events_detailed,flow_series_reports,flows,"
+    "lists,lists_detailed,metrics,profiles"
+)
+"""What is pressed and looked at, and what that needs."""
 
 
 @pytest.fixture(scope="session")
@@ -37,7 +43,8 @@ def new_york(open_home: StartHome) -> Home:
     It stands, because opens of the last weeks come in every hour: figures stored at one minute
     would differ from the truth of a later one.
 
-    Its reports are of 30 days and three metrics, the last of which Klaviyo refuses.
+    Its reports are of some days and three metrics, the last of which Klaviyo refuses. Its runs are
+    forked: that Dagster starts a process for a run is shown by `test_automation.py`.
     """
     home = open_home(now=datetime.now(UTC), frozen=True, timezone=TIME_ZONE, days=60)
     store = home.account.sandbox.store
@@ -45,6 +52,8 @@ def new_york(open_home: StartHome) -> Home:
     listed = [store.metrics.id_of(number) for number in store.metrics.sorted_ordinals("id")]
     refused = next(each for each in listed if each not in accepted)
     home.settings["KLAVIYO_CONVERSION_METRIC_IDS"] = ",".join([*accepted[:2], refused])
+    home.settings["KLAVIYO_STREAMS"] = STREAMS
+    fork_runs(home)
     # What runs is what is pressed.
     home.settings["KLAVIYO_AUTOMATION"] = "off"
     # Two days ago: the test may run across midnight in New York.

@@ -59,8 +59,11 @@ def wait_until_ready(url: str, process: "subprocess.Popen[bytes]") -> None:
 
 
 def stop_process_group(process: "subprocess.Popen[bytes]") -> None:
-    """End the process as Ctrl-C does, and whatever of its group is left after that."""
-    process.send_signal(signal.SIGINT)
+    """End the process, and whatever of its group is left after that.
+
+    By SIGTERM: whoever starts the tests in the background has SIGINT ignored.
+    """
+    process.terminate()
     try:
         process.wait(STOP_TIMEOUT_SECONDS)
     except subprocess.TimeoutExpired:

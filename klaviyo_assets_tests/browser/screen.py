@@ -1,6 +1,7 @@
 """What a person does in Dagster's UI: opens a page, presses a button, types, waits for green."""
 
 import re
+import time
 from collections.abc import Generator, Iterable
 from contextlib import contextmanager
 from pathlib import Path
@@ -10,8 +11,33 @@ from playwright.sync_api import ConsoleMessage, Locator, Page, expect, sync_play
 TIMEOUT_MS = 180_000
 """Only what hangs reaches it: with sixty programs beside it a page took more than a minute."""
 
-RUN_TIMEOUT_MS = 240_000
-BACKFILL_TIMEOUT_MS = 480_000
+RUN_TIMEOUT_SECONDS = 480
+"""The daemon looks for backfills every thirty seconds, and for sensors every minute."""
+
+QUIET_PAGE, QUIET_WORD = "deployment/config", "run_monitoring"
+"""A page of the UI on which nothing moves, and what stands there alone: it shows `dagster.yaml`."""
+
+FOLLOW_LINK = """path => {
+    history.pushState(null, "", path);
+    dispatchEvent(new PopStateEvent("popstate", {state: null}));
+}"""
+
+RUN_STATUS = "query($name: ID!) { runOrError(runId: $name) { ... on Run { status } } }"
+BACKFILL_STATUS = (
+    "query($name: String!) { partitionBackfillOrError(backfillId: $name)"
+    " { ... on PartitionBackfill { status } } }"
+)
+SENSOR_RUN_STATUSES = (
+    "query($name: String!) { runsOrError("
+    'filter: {tags: [{key: "dagster/sensor_name", value: $name}]})'
+    " { ... on Runs { results { status } } } }"
+)
+ENDED = {
+    *("SUCCESS", "FAILURE", "CANCELED"),
+    *("COMPLETED_SUCCESS", "COMPLETED_FAILED", "COMPLETED", "FAILED"),
+}
+"""Statuses of runs and of backfills that have ended."""
+
 WINDOW_SIZE = {"width": 1400, "height": 1000}
 
 
@@ -33,8 +59,20 @@ class BrowserWindow:
             self.complaints.append(f"{self.page.url}: {message.text}")
 
     def open(self, path: str) -> None:
-        """Open a page of the UI."""
-        self.page.goto(f"{self._url}/{path}")
+        """Open a page of the UI, as its own links do: the UI itself is loaded once.
+
+        Loading it takes seconds of a processor.
+        """
+        self.leave_page()
+        self.page.evaluate(FOLLOW_LINK, f"/{path}")
+
+    def leave_page(self) -> None:
+        """Show a page on which nothing moves, and nothing of the page before is left."""
+        if self.page.url.startswith(self._url):
+            self.page.evaluate(FOLLOW_LINK, f"/{QUIET_PAGE}")
+        else:
+            self.page.goto(f"{self._url}/{QUIET_PAGE}")
+        self.page.locator(".CodeMirror-line", has_text=QUIET_WORD).first.wait_for()
 
     def take_screenshot(self, name: str, *, once: str | None = None) -> None:
         """Keep a picture of what is to be seen, once a text is there."""
@@ -89,12 +127,34 @@ class BrowserWindow:
         self.page.wait_for_url("**/runs/**")
         return re.split(r"[/?]", self.page.url.partition("/runs/")[2].removeprefix("b/"))[0]
 
-    def wait_for_success(self, run_id: str, *, milliseconds: int = RUN_TIMEOUT_MS) -> None:
-        """Wait on the page of a run until it says Success."""
+    def wait_for_success(self, run_id: str) -> None:
+        """Wait for the end of a run; its page then says Success."""
+        self.wait_for_end(RUN_STATUS, run_id)
         self.open(f"runs/{run_id}")
         ended = self.page.get_by_text(re.compile("^(Success|Failure|Canceled)$")).first
-        ended.wait_for(timeout=milliseconds)
+        ended.wait_for()
         assert ended.inner_text() == "Success", self.page.url
+
+    def wait_for_end(self, query: str, name: str) -> set[str]:
+        """Wait until the statuses that a query of Dagster's returns are of what has ended.
+
+        Returns these statuses.
+
+        What runs would be drawn again on its page with every event, which takes a processor: so the
+        window shows another page in the meantime.
+        """
+        self.leave_page()
+        deadline = time.monotonic() + RUN_TIMEOUT_SECONDS
+        while not (found := self._read_statuses(query, name)) or not ENDED.issuperset(found):
+            assert time.monotonic() < deadline, (name, found)
+            time.sleep(0.5)
+        return set(found)
+
+    def _read_statuses(self, query: str, name: str) -> list[str]:
+        """Ask Dagster; return each status of its answer."""
+        asked = {"query": query, "variables": {"name": name}}
+        answer = self.page.request.post(f"{self._url}/graphql", data=asked).text()
+        return re.findall(r'"status": *"(\w+)"', answer)
 
     def choose_partitions(self, dates: str, metrics: Iterable[str]) -> None:
         """Fill in the dialog of a partitioned asset's Materialize button."""

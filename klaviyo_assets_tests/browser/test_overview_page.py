@@ -12,7 +12,7 @@ from playwright.sync_api import Browser, Page, sync_playwright
 from klaviyo_assets.dashboard.figures import RequestQuota
 from klaviyo_assets.dashboard.page import build_overview
 from klaviyo_assets.dashboard.questions import OverviewReader
-from klaviyo_assets_tests.browser.screen import RUN_TIMEOUT_MS
+from klaviyo_assets_tests.browser.screen import TIMEOUT_MS
 from klaviyo_assets_tests.integration.dashboard.shop import (
     EVIL_NAME,
     NOW,
@@ -68,7 +68,7 @@ def test_the_page_in_a_browser(chromium: str, tmp_path: Path, subtests: pytest.S
     requested: list[str] = []
     with open_browser(chromium) as browser:
         page = browser.new_page()
-        page.set_default_timeout(RUN_TIMEOUT_MS)
+        page.set_default_timeout(TIMEOUT_MS)
         page.on(
             "console", lambda each: complaints.append(each.text) if each.type == "error" else None
         )
@@ -95,7 +95,7 @@ def test_the_page_in_a_browser(chromium: str, tmp_path: Path, subtests: pytest.S
 
 def wait_for_colour(page: Page, colour: str) -> None:
     """Wait until the first picture has a colour: it is painted again some time after the scheme."""
-    end = monotonic() + RUN_TIMEOUT_MS / 1000
+    end = monotonic() + TIMEOUT_MS / 1000
     while colour not in (painted := page.locator("canvas").first.evaluate(PAINTED)):
         assert monotonic() < end, painted
         page.wait_for_timeout(100)

@@ -11,7 +11,11 @@ import pytest
 from playwright.sync_api import expect
 
 from klaviyo_assets_tests.browser.conftest import REPORT_DAYS
-from klaviyo_assets_tests.browser.screen import BACKFILL_TIMEOUT_MS, RUN_TIMEOUT_MS, BrowserWindow
+from klaviyo_assets_tests.browser.screen import (
+    BACKFILL_STATUS,
+    SENSOR_RUN_STATUSES,
+    BrowserWindow,
+)
 from klaviyo_assets_tests.e2e.home import Home
 from klaviyo_assets_tests.e2e.report_runs import (
     CAMPAIGN_REPORT,
@@ -21,6 +25,7 @@ from klaviyo_assets_tests.e2e.report_runs import (
     days_between,
     stored_rows,
 )
+from klaviyo_assets_tests.e2e.test_report_sensors import DRAIN
 
 UNCHANGED = """ops:
   klaviyo__campaigns:
@@ -57,7 +62,7 @@ TROUBLE = re.compile(
 )
 
 
-@pytest.mark.takes(200)
+@pytest.mark.takes(100)
 def test_the_buttons_do_what_they_say(
     new_york: Home, screen: BrowserWindow, subtests: pytest.Subtests
 ) -> None:
@@ -152,7 +157,7 @@ def press_the_launchpad(home: Home, screen: BrowserWindow) -> None:
 
 
 def press_a_backfill(home: Home, screen: BrowserWindow) -> str:
-    """Launch three metrics of thirty days from the page of a report; return the backfill's id."""
+    """Launch some days of three metrics from the page of a report; return the backfill's id."""
     days, metrics = report_days_and_metrics(home)
     screen.open(f"assets/klaviyo/{FLOW_REPORT}")
     screen.find_button("Materialize").click()
@@ -166,11 +171,10 @@ def press_a_backfill(home: Home, screen: BrowserWindow) -> str:
 def check_backfill(home: Home, screen: BrowserWindow, backfill: str) -> None:
     """Wait on the backfill's page; its partitions are all green, and the figures Klaviyo's."""
     days, metrics = report_days_and_metrics(home)
+    screen.wait_for_end(BACKFILL_STATUS, backfill)
     screen.open(f"runs/b/{backfill}")
     status = screen.page.locator("xpath=//*[text()='Status']/following::*[1]")
-    expect(status).not_to_have_text(
-        re.compile("In progress|Requested"), timeout=BACKFILL_TIMEOUT_MS
-    )
+    expect(status).not_to_have_text(re.compile("In progress|Requested"))
     screen.take_screenshot("backfill")
     assert status.inner_text() == "Succeeded"
     for metric in metrics[:2]:
@@ -189,10 +193,15 @@ def check_backfill(home: Home, screen: BrowserWindow, backfill: str) -> None:
 def press_a_sensor(home: Home, screen: BrowserWindow) -> None:
     """Switch the draining sensor on: it launches runs by itself, and they end green."""
     days, metrics = report_days_and_metrics(home)
-    screen.open("locations/klaviyo_assets/sensors/klaviyo_reports_drain")
-    screen.page.locator("input[type=checkbox]").locator("xpath=..").click()
+    page = f"locations/klaviyo_assets/sensors/{DRAIN}"
+    screen.open(page)
+    switch = screen.page.locator("input[type=checkbox]")
+    switch.locator("xpath=..").click()
+    expect(switch).to_be_checked()
+    assert screen.wait_for_end(SENSOR_RUN_STATUSES, DRAIN) == {"SUCCESS"}
+    screen.open(page)
     screen.find_button("Runs").click()
-    screen.page.get_by_text("Success", exact=True).first.wait_for(timeout=2 * RUN_TIMEOUT_MS)
+    screen.page.get_by_text("Success", exact=True).first.wait_for()
     screen.take_screenshot("sensor")
     assert assert_rows_match(home, CAMPAIGN_REPORT, metrics[0], days[-7:])
 
