@@ -13,20 +13,24 @@ from subprocess import DEVNULL
 
 import dagster as dg
 import pytest
-from dagster._core.scheduler.instigation import (
-    InstigatorState,
-    InstigatorStatus,
-    ScheduleInstigatorData,
-)
+from dagster._core.scheduler.instigation import InstigatorStatus
 
 from klaviyo_assets.definitions import build_defs
 from klaviyo_assets.model.selection import all_automations
 from klaviyo_assets.seams import use_clock, utc_now
 from klaviyo_assets.settings import Settings
 from klaviyo_assets_tests.contract.checkout import ROOT
+from klaviyo_assets_tests.e2e.daemon_turns import (
+    find_schedule,
+    open_workspace,
+    read_states,
+    read_ticks,
+    start_an_hour_ago,
+    turn_schedules,
+    turn_sensors,
+)
 from klaviyo_assets_tests.e2e.home import Home, environment_variables
 from klaviyo_assets_tests.e2e.instance import open_instance
-from klaviyo_assets_tests.e2e.processes import start_dagster_command
 from klaviyo_assets_tests.e2e.report_ticks import evaluate_daily_schedules
 from klaviyo_assets_tests.e2e.test_report_plan import command
 
@@ -62,6 +66,12 @@ RECOMMENDED = {
     METRICS_SENSOR,
 }
 
+FEW_STREAMS = (
+    "campaign_values_reports,events,flow_series_reports,global_exclusions,lists,lists_detailed,"
+    "metrics,profiles"
+)
+"""For a whole daemon: each automation that is recommended has something to do."""
+
 
 @contextmanager
 def daemon(home: Home) -> Generator[None]:
@@ -91,31 +101,19 @@ def eventually(happened: Callable[[], bool]) -> None:
         time.sleep(0.5)
 
 
-def states(instance: dg.DagsterInstance) -> dict[str, InstigatorState]:
-    """Return what Dagster keeps of schedules and sensors, by name."""
-    return {each.name: each for each in instance.all_instigator_state()}
-
-
 @pytest.mark.takes(20)
 def test_recommended_is_on_from_the_start_and_launches(home: Home) -> None:
     """The daemon starts all that the setting names; an hour later the collections are read."""
+    # Each automation has something to do, and the hourly job no more than that.
+    home.settings["KLAVIYO_STREAMS"] = FEW_STREAMS
+    launched = dg.RunsFilter(tags={"dagster/schedule_name": "klaviyo_collections"})
+    with open_workspace(home) as workspace:
+        start_an_hour_ago(workspace, "klaviyo_collections")
     with open_instance(home.dagster_home) as instance:
         with daemon(home):
-            eventually(lambda: states(instance).keys() >= RECOMMENDED)
-        found = states(instance)
-        assert {each.status for each in found.values()} == {InstigatorStatus.DECLARED_IN_CODE}
-        # As if the daemon had first come up an hour ago: what it missed it makes good at once.
-        hourly = found["klaviyo_collections"]
-        data = hourly.instigator_data
-        assert isinstance(data, ScheduleInstigatorData)
-        since = (data.start_timestamp or 0) - timedelta(hours=1).total_seconds()
-        instance.update_instigator_state(
-            hourly.with_data(ScheduleInstigatorData(data.cron_schedule, since))
-        )
-        launched = dg.RunsFilter(tags={"dagster/schedule_name": "klaviyo_collections"})
-        # What it launches has as many assets as the job; these are enough.
-        home.settings["KLAVIYO_STREAMS"] = "events,lists,metrics"
-        with daemon(home):
+            eventually(lambda: read_states(instance).keys() >= RECOMMENDED)
+            found = read_states(instance)
+            assert {each.status for each in found.values()} == {InstigatorStatus.DECLARED_IN_CODE}
             eventually(lambda: any(run.is_finished for run in instance.get_runs(launched)))
         (run,) = instance.get_runs(launched)
         assert run.is_success
@@ -130,21 +128,13 @@ def test_recommended_is_on_from_the_start_and_launches(home: Home) -> None:
 def test_off_nothing_starts_but_the_keys_of_partitions(home: Home) -> None:
     """Without the setting the daemon starts no schedule, and no sensor that launches anything."""
     home.settings["KLAVIYO_AUTOMATION"] = ""
-    with open_instance(home.dagster_home) as instance, daemon(home):
-        eventually(
-            lambda: (
-                METRICS_SENSOR in states(instance)
-                and bool(ticks_of(instance, states(instance)[METRICS_SENSOR]))
-            )
-        )
-        assert set(states(instance)) == {METRICS_SENSOR}
-        assert list(instance.get_runs()) == []
+    with open_workspace(home) as workspace:
+        turn_schedules(workspace)
+        turn_sensors(workspace)
+        assert set(read_states(workspace.instance)) == {METRICS_SENSOR}
+        assert read_ticks(workspace.instance, METRICS_SENSOR)
+        assert list(workspace.instance.get_runs()) == []
     assert home.account.request_counts().total() == 0
-
-
-def ticks_of(instance: dg.DagsterInstance, state: InstigatorState) -> list[object]:
-    """Return the ticks of a schedule or sensor."""
-    return list(instance.get_ticks(state.instigator_origin_id, state.selector_id))
 
 
 def test_the_recommended_set_is_all_there_is() -> None:
@@ -235,9 +225,9 @@ def test_events_say_that_late_ones_are_not_looked_for(
 def test_a_switch_in_the_ui_decides(home: Home) -> None:
     """With the schedule switched on in the UI a run does not warn of late events; off, it does."""
     home.settings["KLAVIYO_AUTOMATION"] = "off"
-    switch(home, "start")
+    switch(home, on=True)
     assert NOT_LOOKED_FOR not in home.sync("events").warnings
-    switch(home, "stop")
+    switch(home, on=False)
     assert NOT_LOOKED_FOR in home.sync("events").warnings
     home.settings["KLAVIYO_AUTOMATION"] = "recommended"
     assert NOT_LOOKED_FOR in home.sync("events").warnings
@@ -246,8 +236,11 @@ def test_a_switch_in_the_ui_decides(home: Home) -> None:
     assert off == f"events that arrive late ({LATE_SCHEDULE})"
 
 
-def switch(home: Home, verb: str) -> None:
-    """Start or stop the schedule of late events by Dagster's own command, as the UI's switch."""
-    dagster = start_dagster_command(home, "schedule", verb, LATE_SCHEDULE)
-    assert dagster.has_ended(within=PATIENCE_SECONDS)
-    assert dagster.exit_code == 0
+def switch(home: Home, *, on: bool) -> None:
+    """Start or stop the schedule of late events, as the UI's switch does."""
+    with open_workspace(home) as workspace:
+        schedule, instance = find_schedule(workspace, LATE_SCHEDULE), workspace.instance
+        if on:
+            instance.start_schedule(schedule)
+        else:
+            instance.stop_schedule(schedule.get_remote_origin_id(), schedule.selector_id, schedule)
