@@ -361,6 +361,7 @@ class Teller:
         self._rest: list[Mapping[str, dg.MetadataValue[Any]]] = []
         self._instance = instance
         self._run_id = run_id
+        self._cursor: str | None = None
         self.seen = 0
         self._began = time.monotonic()
         self._rows: dict[str, list[Mapping[str, dg.MetadataValue[Any]]]] = {}
@@ -368,10 +369,12 @@ class Teller:
     def tell(self) -> bool:
         """Print what is new; return whether the run has ended."""
         run = self._instance.get_run_by_id(self._run_id)
-        entries = self._instance.all_logs(self._run_id)
-        for entry in entries[self.seen :]:
-            self._tell(entry)
-        self.seen = len(entries)
+        # A first sync has thousands of entries, and is looked at once a second.
+        new = self._instance.get_records_for_run(self._run_id, self._cursor)
+        for record in new.records:
+            self._tell(record.event_log_entry)
+        self._cursor = new.cursor
+        self.seen += len(new.records)
         if run is not None and run.is_failure_or_canceled:
             raise SystemExit(f"The demo failed: run {self._run_id} of {run.job_name} did.")
         has_ended = run is not None and run.is_success
