@@ -80,6 +80,13 @@ def read_config(config: str) -> tuple[str, str]:
 @contextmanager
 def open_instance(folder: Path) -> Generator[dg.DagsterInstance]:
     """Open a DAGSTER_HOME for the length of the block."""
+    with keep_files_open(), dg.DagsterInstance.from_ref(open_ref(folder)) as instance:
+        yield instance
+
+
+@contextmanager
+def keep_files_open() -> Generator[None]:
+    """Let whatever opens an instance in the block do so thriftily."""
     engines: dict[str, Engine] = {}
 
     def cached_engine(url: str, **_: object) -> Engine:
@@ -94,7 +101,7 @@ def open_instance(folder: Path) -> Generator[dg.DagsterInstance]:
         for storage in STORAGES:
             stack.enter_context(patch.object(storage, "create_engine", cached_engine))
         stack.callback(lambda: [engine.pool.dispose() for engine in engines.values()])
-        yield stack.enter_context(dg.DagsterInstance.from_ref(open_ref(folder)))
+        yield
 
 
 def create_event_log(path: Path) -> None:

@@ -28,6 +28,7 @@ from klaviyo_assets_tests.contract.docs_blocks import (
     reason_not_run,
 )
 from klaviyo_assets_tests.e2e.home import Home
+from klaviyo_assets_tests.e2e.instance import keep_files_open
 from klaviyo_assets_tests.e2e.report_runs import (
     CAMPAIGN_REPORT,
     FLOW_REPORT,
@@ -65,7 +66,7 @@ def home(dagster_template: Path, tmp_path_factory: pytest.TempPathFactory) -> It
 
 
 @pytest.fixture
-def reader(home: Home, monkeypatch: pytest.MonkeyPatch) -> Home:
+def reader(home: Home, monkeypatch: pytest.MonkeyPatch) -> Iterator[Home]:
     """Put this process where a reader is: in the folder above `data`, with key and settings."""
     monkeypatch.chdir(home.root)
     variables = home.variables | {"DAGSTER_HOME": str(home.dagster_home)}
@@ -75,7 +76,8 @@ def reader(home: Home, monkeypatch: pytest.MonkeyPatch) -> Home:
     # `klaviyo-assets dashboard --open` finds a browser, and none comes up.
     monkeypatch.setattr("webbrowser.open", bool)
     monkeypatch.setenv("PATH", f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}")
-    return home
+    with keep_files_open():
+        yield home
 
 
 @pytest.mark.parametrize("block", BLOCKS, ids=lambda block: block.place)
