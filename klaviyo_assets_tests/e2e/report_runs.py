@@ -91,7 +91,10 @@ def run_partitions(
         )
 
     run = home.execute(execute, **more)
-    return ReportRun(run, tuple(read_materializations(home, run.id)))
+    found = [(each.partition("|"), metadata) for each, metadata in run.partitions]
+    return ReportRun(
+        run, tuple((key[2], date.fromisoformat(key[0]), metadata) for key, metadata in found)
+    )
 
 
 def read_materializations(home: Home, run_id: str) -> Iterable[tuple[str, date, Metadata]]:

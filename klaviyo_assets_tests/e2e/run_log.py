@@ -29,7 +29,7 @@ class RunResult:
 
     `failures` is what ended a stream, `tracebacks` the frames of each error of it that the UI
     shows, `retries` what an attempt before its last one met; `check_results` are those of checks,
-    by stream and name.
+    by stream and name; `partitions` is each materialization of a partition, in order.
     """
 
     id: str
@@ -41,6 +41,7 @@ class RunResult:
     retries: Mapping[str, str]
     attempts: Mapping[str, int]
     check_results: Mapping[tuple[str, str], CheckResult]
+    partitions: tuple[tuple[str, Metadata], ...]
     log: tuple[tuple[int, str], ...]
 
     @property
@@ -103,8 +104,18 @@ def read_run(instance: dg.DagsterInstance, run_id: str, *, success: bool) -> Run
         retries=retried,
         attempts=attempts,
         check_results=verdicts,
+        partitions=tuple(partition_metadata(events)),
         log=tuple(log_lines(entries)),
     )
+
+
+def partition_metadata(events: Iterable[dg.DagsterEvent]) -> Iterable[tuple[str, Metadata]]:
+    """Yield the partition and the metadata of each materialization of one."""
+    for event in events:
+        if event.is_step_materialization:
+            found = event.step_materialization_data.materialization
+            if found.partition is not None:
+                yield found.partition, metadata_values(found.metadata)
 
 
 def read_check_result(evaluation: dg.AssetCheckEvaluation) -> CheckResult:

@@ -31,13 +31,13 @@ FIRST, LAST = date(2026, 9, 8), date(2026, 11, 9)
 """63 days: two requests of flow series."""
 
 
-def run_killed(home: Home, kill_at: KillAt, metric: str) -> None:
-    """Run the days in a process that kills itself."""
+def run_killed(home: Home, kill_at: KillAt, partition_range: tuple[str, str]) -> None:
+    """Run the partitions between two keys in a process that kills itself."""
     run = KilledReportRun(
         variables=home.variables,
         dagster_home=home.dagster_home,
         stream=FLOW_REPORT,
-        partition_range=(f"{FIRST}|{metric}", f"{LAST}|{metric}"),
+        partition_range=partition_range,
         kill_at=kill_at,
     )
     process = FORKSERVER.Process(target=run_until_killed, args=(run,))
@@ -74,13 +74,14 @@ def test_a_kill_wastes_at_most_one_request(
 ) -> None:
     """A launch killed at its second request is repeated: nothing is lost, one request at most."""
     home = report_home(open_home, NOW)
-    metric = report_metrics(home)[0]
-    run_killed(home, kill_at, metric)
-    done = run_partitions(home, FLOW_REPORT, (metric, FIRST, metric, LAST))
+    # One request each: a metric's second one would need 61 days, and a partition for each.
+    metrics, days = report_metrics(home)[:2], days_between(date(2026, 11, 5), LAST)
+    run_killed(home, kill_at, (f"{days[0]}|{metrics[0]}", f"{LAST}|{metrics[1]}"))
+    done = run_partitions(home, FLOW_REPORT, (metrics[0], days[0], metrics[1], LAST))
     assert done.run.success, done.run.failures
-    days = days_between(FIRST, LAST)
-    assert done.partitions == dict.fromkeys([(metric, day) for day in days], 1)
-    assert assert_rows_match(home, FLOW_REPORT, metric, days)
+    assert done.partitions == dict.fromkeys([(each, day) for each in metrics for day in days], 1)
+    for metric in metrics:
+        assert assert_rows_match(home, FLOW_REPORT, metric, days)
     assert (request_count(home, FLOW_REPORT), read_quota(home).used) == (sent, booked)
 
 
@@ -111,7 +112,7 @@ def test_killed_with_the_last_request_booked(open_home: StartHome) -> None:
     home.settings["KLAVIYO_RATE_LIMIT_SCALE"] = "1"
     book_requests(home, {FLOW_REPORT: 224})
     metric = report_metrics(home)[0]
-    run_killed(home, replace(RESERVED, count=1), metric)
+    run_killed(home, replace(RESERVED, count=1), (f"{FIRST}|{metric}", f"{LAST}|{metric}"))
     done = run_partitions(home, FLOW_REPORT, (metric, FIRST, metric, LAST))
     assert "0 partitions stored" in done.run.failures[FLOW_REPORT]
     assert request_count(home, FLOW_REPORT) == 0

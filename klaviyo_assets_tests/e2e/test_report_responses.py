@@ -92,13 +92,12 @@ HALVES = {
 }
 
 
-@pytest.mark.parametrize("half", HALVES)
-def test_half_an_answer_fails_its_metric_alone(open_home: StartHome, half: str) -> None:
+def test_half_an_answer_fails_its_metric_alone(open_home: StartHome) -> None:
     """A truncated response fails its metric alone, without a second try; the others are stored."""
     home = three_days(open_home)
     first, broken, last = report_metrics(home)[:3]
     match = {"path": REPORT_PATHS[FLOW_REPORT], "body": broken}
-    with home.account.inject_fault("text_body", match=match, text=HALVES[half]):
+    with home.account.inject_fault("text_body", match=match, text=HALVES["no results"]):
         done = run_partitions(home, FLOW_REPORT, (first, DAYS[0], last, DAYS[-1]))
     assert not done.run.success
     assert f"metric {broken!a}" in done.run.failures[FLOW_REPORT]
@@ -114,6 +113,23 @@ def test_half_an_answer_fails_its_metric_alone(open_home: StartHome, half: str) 
     assert request_count(home, FLOW_REPORT) == 3
     assert run_partitions(home, FLOW_REPORT, (broken, DAYS[0], broken, DAYS[-1])).run.success
     assert assert_rows_match(home, FLOW_REPORT, broken, DAYS)
+
+
+def test_no_half_of_an_answer_is_stored(open_home: StartHome) -> None:
+    """Whatever part is missing: its metric fails by name after one request, without a row."""
+    home = three_days(open_home)
+    good, *broken = report_metrics(home)[: len(HALVES) + 1]
+    for metric, text in zip(broken, HALVES.values(), strict=True):
+        home.account.clear_journal()
+        match = {"path": REPORT_PATHS[FLOW_REPORT], "body": metric}
+        with home.account.inject_fault("text_body", match=match, text=text):
+            done = run_partitions(home, FLOW_REPORT, (metric, DAYS[0], metric, DAYS[-1]))
+        assert f"metric {metric!a}" in done.run.failures[FLOW_REPORT], text
+        assert done.run.attempts[FLOW_REPORT] == 1, text
+        assert not done.partitions, text
+        assert request_count(home, FLOW_REPORT) == 1, text
+    assert run_partitions(home, FLOW_REPORT, (good, DAYS[0], good, DAYS[-1])).run.success
+    assert not [each for each in broken if stored_rows(home, FLOW_REPORT, each, DAYS)]
 
 
 def test_half_an_answer_of_totals_fails_its_metric_alone(open_home: StartHome) -> None:
