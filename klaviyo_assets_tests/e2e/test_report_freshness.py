@@ -16,9 +16,11 @@ from klaviyo_assets_tests.e2e.report_runs import (
     REPORT_PATHS,
     report_metrics,
     run_partitions,
+    set_metrics,
 )
 from klaviyo_assets_tests.e2e.report_ticks import open_home_instance
-from klaviyo_assets_tests.e2e.test_report_zones import account_in, first_sync
+from klaviyo_assets_tests.e2e.seeded_homes import sync_or_copy
+from klaviyo_assets_tests.e2e.test_report_zones import NEEDED_BY_REPORTS, account_in, first_sync
 
 CHECK = "newest_days_are_there"
 SENSOR = "klaviyo_reports_newest_days"
@@ -31,6 +33,14 @@ def at_noon() -> Generator[None]:
     """Let this machine's clock stand with the account's."""
     with use_clock(lambda: NOON):
         yield
+
+
+def home_at_noon(open_home: StartHome) -> tuple[Home, str]:
+    """Return a home after a first sync, at noon in New York, and its revenue metric."""
+    home = account_in(open_home, "America/New_York", NOON)
+    sync_or_copy(home, *NEEDED_BY_REPORTS)
+    set_metrics(home, report_metrics(home))
+    return home, report_metrics(home)[0]
 
 
 def verdict_of(home: Home, stream: str) -> tuple[bool, str, str]:
@@ -65,8 +75,7 @@ def run_checks(home: Home) -> None:
 @pytest.mark.usefixtures("at_noon")
 def test_an_old_day_makes_nothing_green(open_home: StartHome) -> None:
     """Red while the newest days are missing, whatever is fetched; green with the last of them."""
-    home = account_in(open_home, "America/New_York", NOON)
-    metric = first_sync(home)
+    home, metric = home_at_noon(open_home)
     home.settings["KLAVIYO_CONVERSION_METRIC_IDS"] = metric
     run_checks(home)
     green, severity, message = verdict_of(home, FLOW_REPORT)
@@ -95,8 +104,7 @@ def test_an_old_day_makes_nothing_green(open_home: StartHome) -> None:
 @pytest.mark.usefixtures("at_noon")
 def test_metrics_that_the_setting_does_not_want_are_not_judged(open_home: StartHome) -> None:
     """Metrics outside the setting, fetched once or never, make no report red."""
-    home = account_in(open_home, "America/New_York", NOON)
-    metric = first_sync(home)
+    home, metric = home_at_noon(open_home)
     fetched(home, metric, date(2026, 11, 2), date(2026, 11, 8))
     other = report_metrics(home)[1]
     run_checks(home)
@@ -139,8 +147,7 @@ def test_the_sensor_tells_of_a_verdict_once(open_home: StartHome) -> None:
 @pytest.mark.usefixtures("at_noon")
 def test_days_that_are_missing_because_a_report_failed_say_so(open_home: StartHome) -> None:
     """Beside the missing days the check counts the metrics whose requests failed lately."""
-    home = account_in(open_home, "America/New_York", NOON)
-    metric = first_sync(home)
+    home, metric = home_at_noon(open_home)
     home.settings["KLAVIYO_CONVERSION_METRIC_IDS"] = metric
     fetched(home, metric, date(2026, 9, 1), date(2026, 9, 1))
     with home.account.inject_fault("error", match={"path": REPORT_PATHS[FLOW_REPORT]}, status=400):

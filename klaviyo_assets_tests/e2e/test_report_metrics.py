@@ -125,10 +125,10 @@ def test_rows_from_before_a_refusal_stay(open_home: StartHome) -> None:
 
 
 def test_a_backfill_with_a_refused_metric_succeeds(open_home: StartHome) -> None:
-    """Three metrics, one refused, thirty days: all ninety are materialized, by three requests."""
+    """Three metrics, one refused, ten days: all thirty are materialized, by three requests."""
     home = report_home(open_home, NOW, "America/New_York")
     good, refused = report_metrics(home)[:2], refused_metric(home)
-    days = days_between(date(2026, 10, 11), date(2026, 11, 9))
+    days = days_between(date(2026, 10, 31), date(2026, 11, 9))
     wanted = [f"{day}|{metric}" for day in days for metric in (*good, refused)]
     done = run_backfill(home, FLOW_REPORT, wanted)
     assert done.status == "COMPLETED_SUCCESS", [run.status for run in done.runs]
@@ -137,15 +137,15 @@ def test_a_backfill_with_a_refused_metric_succeeds(open_home: StartHome) -> None
     for metric in good:
         assert assert_rows_match(home, FLOW_REPORT, metric, days)
     plan = planned(home, days[0], days[-1], *good, refused)[FLOW_REPORT]
-    assert plan["partitions wanted"].startswith("60 ")
-    assert plan["already there"] == "60"
+    assert plan["partitions wanted"].startswith("20 ")
+    assert plan["already there"] == "20"
 
 
 def test_a_backfill_with_a_mistyped_metric_says_so_once(open_home: StartHome) -> None:
     """Its partitions end red, in words; those of the other metrics are stored, by one request."""
     home = report_home(open_home, NOW)
     good, wrong = report_metrics(home)[0], mistyped(home)
-    days = days_between(date(2026, 10, 11), date(2026, 11, 9))
+    days = days_between(date(2026, 10, 31), date(2026, 11, 9))
     done = run_backfill(
         home, FLOW_REPORT, [f"{day}|{metric}" for day in days for metric in (good, wrong)]
     )
@@ -199,7 +199,7 @@ def half_mistyped(open_home: StartHome) -> tuple[Home, str, str]:
     good, wrong = report_metrics(home)[0], mistyped(home)
     home.settings |= {
         "KLAVIYO_CONVERSION_METRIC_IDS": f"{wrong},{good}",
-        "KLAVIYO_REPORT_START_DATE": "2026-10-01",
+        "KLAVIYO_REPORT_START_DATE": "2026-11-05",
     }
     return home, good, wrong
 
@@ -213,7 +213,7 @@ def test_a_mistyped_setting_is_told(open_home: StartHome) -> None:
     assert run.success
     assert named in run.warnings
     assert nearest in run.warnings
-    for words in (["plan", "--start", "2026-10-01", "--end", "2026-11-09"], ["status"]):
+    for words in (["plan", "--start", "2026-11-05", "--end", "2026-11-09"], ["status"]):
         done = command(home, *words)
         assert done.returncode == 0, done.stderr
         assert named in done.stdout
@@ -238,9 +238,9 @@ def test_a_mistyped_setting_costs_at_most_one_request(
     failed: list[str] = []
     reasons: set[str] = set()
     with hidden:
-        for _ in range(24):
+        for _ in range(8):
             found = evaluate_sensor(home, DRAIN)
-            home.account.advance_clock(hours=1)
+            home.account.advance_clock(hours=3)
             reasons.add(found.reason)
             failed += [
                 text
@@ -257,7 +257,7 @@ def test_a_mistyped_setting_costs_at_most_one_request(
     named = f"KLAVIYO_CONVERSION_METRIC_IDS names {wrong!a}"
     assert any(named in each and f"Nearest: {good!a}" in each for each in reasons)
     for stream in (FLOW_REPORT, CAMPAIGN_REPORT):
-        assert stored_rows(home, stream, good, days_between(date(2026, 10, 1), date(2026, 11, 9)))
+        assert stored_rows(home, stream, good, days_between(date(2026, 11, 5), date(2026, 11, 9)))
 
 
 def test_a_name_in_the_place_of_an_id_finds_its_metric(open_home: StartHome) -> None:
@@ -391,15 +391,15 @@ def test_all_can_be_said_aloud(open_home: StartHome) -> None:
 def test_a_plan_names_what_all_costs_beside_auto(open_home: StartHome) -> None:
     """Partitions and requests of both, whatever the setting says."""
     home = report_home(open_home, NOW)
-    first, last = date(2026, 1, 1), date(2026, 11, 9)
+    first, last = date(2026, 8, 2), date(2026, 11, 9)
     days, metrics = (last - first).days + 1, home.row_count("metrics")
     for setting in ("auto", "all"):
         home.settings["KLAVIYO_CONVERSION_METRIC_IDS"] = setting
         plan = planned(home, first, last)[FLOW_REPORT]
-        assert plan["with auto"] == f"{days}  partitions (1 metric x {days} days), 6 requests"
+        assert plan["with auto"] == f"{days}  partitions (1 metric x {days} days), 2 requests"
         assert plan["with all"] == (
             f"{days * metrics:,}  partitions ({metrics} metrics x {days} days), "
-            f"{6 * metrics} requests"
+            f"{2 * metrics} requests"
         )
         wanted = days * (metrics if setting == "all" else 1)
         assert plan["partitions wanted"].startswith(f"{wanted:,} ")
@@ -412,12 +412,12 @@ def test_a_run_of_several_metrics_fails_for_the_one_that_failed(open_home: Start
     bad = metrics[1]
     home.settings |= {
         "KLAVIYO_CONVERSION_METRIC_IDS": ",".join(metrics),
-        "KLAVIYO_REPORT_START_DATE": "2026-10-01",
+        "KLAVIYO_REPORT_START_DATE": "2026-11-05",
     }
     match = {"path": REPORT_PATHS[FLOW_REPORT], "body": bad}
     failed, reasons = 0, ""
     with home.account.inject_fault("text_body", match=match, text=answer()):
-        for _ in range(8):
+        for _ in range(4):
             found = evaluate_sensor(home, DRAIN)
             reasons += found.reason
             for request in found.runs:
@@ -428,5 +428,5 @@ def test_a_run_of_several_metrics_fails_for_the_one_that_failed(open_home: Start
     assert f"metric {bad!a} is left alone until 2026-11-10 13:00 UTC" in reasons
     for metric in (metrics[0], metrics[2]):
         assert assert_rows_match(
-            home, FLOW_REPORT, metric, days_between(date(2026, 10, 1), date(2026, 11, 9))
+            home, FLOW_REPORT, metric, days_between(date(2026, 11, 5), date(2026, 11, 9))
         )

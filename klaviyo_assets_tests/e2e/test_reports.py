@@ -42,7 +42,7 @@ CHANGES = [
 
 def report_home(open_home: StartHome, now: datetime, zone: str = "UTC", **numbers: object) -> Home:
     """Return a home whose account is at `now` in a zone, with campaigns read and metrics known."""
-    sizes = {"days": 60, "campaigns": 40, "flows": 24, "report_page": 5000, **numbers}
+    sizes = {"days": 60, "campaigns": 40, "flows": 10, "report_page": 5000, **numbers}
     home = open_home(now=now, timezone=zone, **sizes)
     home.settings |= {"KLAVIYO_TIMEZONE": zone, "KLAVIYO_REPORT_START_DATE": "2026-01-01"}
     sync_or_copy(home, "metrics", "campaigns")
