@@ -313,9 +313,9 @@ def publish_database(
             content = build_content(root, found, relations, readers_root=place)
             apply_new_modes(root, found, before, folder_mode)
             failed = []
-            intact = before if is_database_intact(root, found, before) else PublishedDatabase()
-            if not content.is_shown_by(intact):
-                failed = build_database(root, content, previous=intact)
+            is_intact = is_database_intact(root, found, before)
+            if not (is_intact and content.is_shown_by(before)):
+                failed = build_database(root, content, previous=before if is_intact else None)
                 start_file_grace(root, found, before)
                 if folder_mode:
                     set_mode(root / NEW_DATABASE_FILE, int(folder_mode, 8) & FILE_MODE_MASK)
@@ -450,16 +450,18 @@ def is_database_intact(
 
 
 def build_database(
-    root: Path, content: DatabaseContent, *, previous: PublishedDatabase
+    root: Path, content: DatabaseContent, *, previous: PublishedDatabase | None
 ) -> list[LakeError]:
     """Write a new database beside the old one; return errors of the views that failed.
 
-    Views and macros that are the same as in `previous` are copied with the old database.
+    Views and macros that are the same as in `previous` are copied with the old database; None: that
+    database is not the one that was published.
     """
     reach_crash_point("before building the database")
     beside = root / NEW_DATABASE_FILE
     beside.unlink(missing_ok=True)
     remove_wal_files(beside)
+    previous = previous or PublishedDatabase()
     reused = find_reusable_views(root, previous.view_digests, content.view_digests)
     if reused:
         with map_storage_errors(root / DATABASE_FILE, None):

@@ -272,6 +272,13 @@ def test_what_a_user_did_to_the_database_is_undone(lake: Lake, root: Path, by: s
     assert query_database(root, "SELECT count(*) FROM k.profiles") == [(5,)]
 
 
+def test_a_lake_without_tables_has_a_database(lake: Lake, root: Path) -> None:
+    """Who opens it before the first sync finds no relations, and no missing file."""
+    for _ in range(2):
+        assert lake.publish(RELATIONS) == ()
+        assert names(root) == set()
+
+
 def test_a_view_that_failed_is_tried_again(lake: Lake, root: Path) -> None:
     """A database that lacks a view is built anew by the next publisher, changed or not."""
     merge_rows(lake, PROFILES, [numbered_batch(0, 5)])
