@@ -50,15 +50,15 @@ class Watched:
         assert self.errors == []
 
     def query_everything(self) -> None:
-        """Query each relation's whole content: its columns, and what stands for its rows."""
+        """Query each relation's whole content: what stands for its rows, and its columns."""
         for name in RELATIONS:
-            content = self.held.query(f"SELECT count(*), bit_xor(hash(each)) FROM {name} AS each")
-            columns = self.held.query(f"SELECT column_name FROM (DESCRIBE {name})")
+            content = self.held.query(
+                f"SELECT count(*), bit_xor(hash(each)), min(typeof(each)) FROM {name} AS each"
+            )
             assert isinstance(content, list), content
-            assert isinstance(columns, list), columns
             known = self.answers.setdefault(name, [])
-            if [*content, *columns] not in known:
-                known.append([*content, *columns])
+            if content not in known:
+                known.append(content)
         self.rounds += 1
 
 
@@ -131,7 +131,7 @@ def test_f89_connections_outlive_ten_syncs_and_the_grace(open_home: StartHome) -
     are read from the beginning, and partitions of a report are fetched again; after each sync what
     was retired two hours ago is removed. A connection of now sees what there is now.
     """
-    home = open_home(timezone="UTC")
+    home = open_home(timezone="UTC", events=300, profiles=40, days=4)
     home.settings |= {"KLAVIYO_TIMEZONE": "UTC"}
     metric = report_metrics(home)[0] if home.sync(*STREAMS).success else ""
     add_metrics(home, [metric])
