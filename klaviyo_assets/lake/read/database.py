@@ -381,28 +381,26 @@ def build_content(
         )
         for relation in add_plain_relations(current_tables, relations)
     }
-    here = {
-        name: create_paths_macro(
-            one.paths_macro, [*map(str, one.paths)], catalog=NEW_DATABASE_CATALOG
-        )
-        for name, one in tables.items()
-    }
-    there = {
-        name: create_paths_macro(
-            one.paths_macro,
-            [f"{readers_root}/{path.relative_to(root / 'lake')}" for path in one.paths],
-            catalog=NEW_DATABASE_CATALOG,
-        )
-        for name, one in tables.items()
-        if readers_root
-    }
+    here = str(root / "lake")
+
+    def build_macros(folder: str) -> dict[str, str]:
+        return {
+            name: create_paths_macro(
+                one.paths_macro,
+                [f"{folder}{str(path)[len(here) :]}" for path in one.paths],
+                catalog=NEW_DATABASE_CATALOG,
+            )
+            for name, one in tables.items()
+        }
+
+    macros = build_macros(readers_root or here)
     views = {name: view for name, view in made.items() if view is not None}
     return DatabaseContent(
         views=views,
-        macros=there or here,
-        local_macros=here,
+        macros=macros,
+        local_macros=build_macros(here) if readers_root else macros,
         view_digests={name: digest_statements(view) for name, view in views.items()},
-        macro_digests={name: digest_statements([each]) for name, each in (there or here).items()},
+        macro_digests={name: digest_statements([each]) for name, each in macros.items()},
     )
 
 

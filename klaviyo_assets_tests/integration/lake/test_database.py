@@ -272,6 +272,19 @@ def test_what_a_user_did_to_the_database_is_undone(lake: Lake, root: Path, by: s
     assert query_database(root, "SELECT count(*) FROM k.profiles") == [(5,)]
 
 
+def test_views_find_the_macros_of_their_own_database(lake: Lake, root: Path) -> None:
+    """Whatever a reader has of the same name, and through a view of the reader's own."""
+    merge_rows(lake, TAGS, [numbered_batch(0, 5)])
+    lake.publish([])
+    path = str(root / "klaviyo.duckdb").replace("'", "''")
+    with duckdb.connect() as reader:
+        reader.execute("CREATE MACRO files_of_tags() AS ['no such file']")
+        reader.execute(f"ATTACH '{path}' AS other_name (READ_ONLY)")
+        reader.execute("CREATE VIEW mine AS FROM other_name.tags")
+        for relation in ("other_name.tags", "other_name.main.tags", "mine"):
+            assert reader.execute(f"SELECT count(*) FROM {relation}").fetchone() == (5,)
+
+
 def test_a_lake_without_tables_has_a_database(lake: Lake, root: Path) -> None:
     """Who opens it before the first sync finds no relations, and no missing file."""
     for _ in range(2):
