@@ -5,10 +5,11 @@ from contextlib import suppress
 from dataclasses import dataclass
 from datetime import date, datetime, timedelta
 from itertools import takewhile
-from math import ceil, floor
+from math import ceil
 from zoneinfo import ZoneInfo
 
 from klaviyo_assets.account.metrics import cached_revenue_metric
+from klaviyo_assets.api.limits import STEADY_WINDOW_SECONDS, tier_limits
 from klaviyo_assets.api.rate_limiter import RateLimiter, read_daily_quota
 from klaviyo_assets.errors import SettingError, format_quantity
 from klaviyo_assets.lake.delta.state import MetricRefusal, PartitionState
@@ -214,9 +215,11 @@ MINUTES_A_DAY = 24 * 60
 
 
 def requests_per_minute(stream: Stream, settings: Settings) -> int:
-    """Return how many requests of a report Klaviyo allows in a minute."""
-    steady = stream.rate_limit_buckets()[0].tier.steady
-    return max(1, floor(steady * settings.rate_limit_scale))
+    """Return how many requests of a report the rate limiter allows us in a minute."""
+    share, scale = settings.rate_limit_share, settings.rate_limit_scale
+    limits = tier_limits(stream.rate_limit_buckets()[0].tier, share=share, scale=scale)
+    (steady,) = (each for each in limits if each.window_seconds == STEADY_WINDOW_SECONDS)
+    return steady.requests
 
 
 def format_plan(plan: BackfillPlan) -> list[str]:

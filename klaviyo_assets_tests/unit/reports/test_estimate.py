@@ -8,7 +8,7 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from klaviyo_assets.model.report import DateRange
-from klaviyo_assets.reports.backfill_plan import RequestRate
+from klaviyo_assets.reports.backfill_plan import RequestRate, requests_per_minute
 from klaviyo_assets.reports.bisect import ReportQuery
 from klaviyo_assets.reports.planner import (
     PartitionRequest,
@@ -25,6 +25,8 @@ from klaviyo_assets.reports.send_schedule import (
     derive_possible_days,
     send_days_from_json,
 )
+from klaviyo_assets.settings import Settings
+from klaviyo_assets.streams import STREAMS
 from klaviyo_assets_tests.unit.reports.simulated_account import (
     REQUESTED_AT,
     SimulatedAccount,
@@ -228,6 +230,14 @@ def test_the_times_of_messages_spare_the_search_for_their_days() -> None:
 def listed(world: SimulatedAccount) -> list[str]:
     """Return the messages whose campaigns tell their days."""
     return [name for name, claim in world.possible_days.items() if claim is not None]
+
+
+def test_the_pace_is_that_of_the_rate_limiter() -> None:
+    """A report without a daily quota is planned at our share of the minute, others at all of it."""
+    aggregates, values = STREAMS["metric_aggregates"], STREAMS["campaign_values_reports"]
+    assert requests_per_minute(aggregates, Settings(rate_limit_share=0.5)) == 30
+    assert requests_per_minute(aggregates, Settings(rate_limit_share=1.0)) == 60
+    assert requests_per_minute(values, Settings(rate_limit_share=0.5)) == 2
 
 
 def test_the_quota_sets_the_pace() -> None:
