@@ -167,7 +167,10 @@ class KlaviyoAssetsError(Exception):
 
 
 class ConfigError(KlaviyoAssetsError):
-    """The operator acts; running again changes nothing."""
+    """The operator acts: a retry cannot succeed before something is mended.
+
+    `LakeConflictError` is the exception: Dagster tries the step again.
+    """
 
 
 class SettingError(ConfigError):
@@ -175,7 +178,7 @@ class SettingError(ConfigError):
 
 
 class BadKeyError(ConfigError):
-    """Klaviyo refuses the key (401); the whole run stops."""
+    """Klaviyo refuses the key (401): the step fails without a retry, as every other stream will."""
 
 
 @dataclass(eq=False)
@@ -224,7 +227,7 @@ class LakeVersionError(LakeError):
 
 
 class LakeConflictError(LakeError):
-    """Another writer of the same stream committed first."""
+    """Another writer of the stream committed first; the next attempt starts from its commit."""
 
 
 class CorruptFileError(LakeError):
@@ -257,7 +260,11 @@ class StorageError(LakeError):
 
 @dataclass(eq=False)
 class TransientError(KlaviyoAssetsError):
-    """Nobody acts: try again, after `retry_after_seconds` where Klaviyo named a time."""
+    """It passes by itself: try again, after `retry_after_seconds` where Klaviyo named a time.
+
+    Dagster tries the step again, except after `QuotaError` and `ReportFailedError`: a retry within
+    minutes cannot help them.
+    """
 
     retry_after_seconds: float | None = field(default=None, kw_only=True)
 

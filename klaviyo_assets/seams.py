@@ -12,7 +12,7 @@ from typing import Literal
 
 CrashPoint = Literal[
     "before awaiting the first page",
-    # A request. "Reserved" means booked in the rate limit store that all processes share.
+    # A request is reserved in the rate limit store, which all processes share, before it is sent.
     "before reserving a request",
     "after reserving a request",
     # A commit of one table, in this order.

@@ -43,7 +43,10 @@ MAX_RATE_LIMIT_SCALE = 1_000_000_000
 """More than any sandbox needs; up to here the scaled limits are exact integers."""
 
 SUPPORTED_REVISIONS = ("2026-07-15", "2026-10-15")
-"""Revisions of Klaviyo's API that the project supports, the newest last; no beta (`.pre`)."""
+"""Revisions of Klaviyo's API that the project supports, the newest last; no beta (`.pre`).
+
+The last one is the default: a new one moves everyone who does not set KLAVIYO_REVISION.
+"""
 
 DEFAULT_REVISION = SUPPORTED_REVISIONS[-1]
 """The newest one: every stream of the default set can be read at it."""
@@ -106,7 +109,7 @@ def _whole_number(unit: str, least: int, most: int) -> ValueFormat:
     return ValueFormat(f"a whole number of {unit}, from {least} to {most}", read)
 
 
-def _parse_number(most: int, *, or_zero: bool = False) -> ValueFormat:
+def _number(most: int, *, or_zero: bool = False) -> ValueFormat:
     def read(raw: str) -> float:
         number = float(raw)
         if not 0 <= number <= most or (number == 0 and not or_zero):
@@ -289,7 +292,7 @@ class Settings:
         _DATE, "first day of the reports", f"KLAVIYO_START_DATE, else {DEFAULT_REPORT_START_DATE}"
     )] = None
     report_lookback_days: Annotated[int, Setting(
-        _DAYS, "days of reports that the schedule fetches again"
+        _DAYS, "days after which a report's day is final; until then it is fetched again"
     )] = 30
     report_reserve: Annotated[int, Setting(
         _whole_number("requests", 0, MAX_REPORT_RESERVE),
@@ -325,13 +328,14 @@ class Settings:
         "the user's state folder",
     )] = ""
     rate_limit_share: Annotated[float, Setting(
-        _parse_number(1), "the share of each steady limit that we use"
+        _number(1),
+        "the share of Klaviyo's limits per minute that we use; reports: KLAVIYO_REPORT_RESERVE",
     )] = 0.9
     max_body_mib: Annotated[int, Setting(
         _whole_number("MiB", 1, MAX_ALLOWED_BODY_MIB), "a larger body is refused as it comes in"
     )] = 256
     shrink_limit: Annotated[float, Setting(
-        _parse_number(1, or_zero=True),
+        _number(1, or_zero=True),
         "share of a table that one read may drop or mark as deleted without confirm_shrink; 1 lets "
         "every read drop everything",
     )] = 0.33
@@ -347,7 +351,7 @@ class Settings:
         _one_of(*SUPPORTED_REVISIONS), "revision of Klaviyo's API"
     )] = DEFAULT_REVISION
     rate_limit_scale: Annotated[float, Setting(
-        _parse_number(MAX_RATE_LIMIT_SCALE), "multiplies published limits; for sandboxes and tests"
+        _number(MAX_RATE_LIMIT_SCALE), "multiplies published limits; for sandboxes and tests"
     )] = 1.0
     # fmt: on
 
@@ -483,7 +487,7 @@ def future_date_errors(settings: Settings, *, today: date) -> list[SettingError]
 
 
 def read_settings(environment: Mapping[str, str]) -> tuple[Settings, tuple[SettingError, ...]]:
-    """Return the settings, and an error for each invalid one, which has its default here.
+    """Return the settings, and an error for each invalid value; the default takes its place.
 
     A code location must load whatever the environment contains, so that its other parts can be
     seen; runs refuse to start while there is an error. The value of KLAVIYO_API_KEY is redacted in

@@ -142,7 +142,8 @@ class CancelToken:
 
 INITIAL_BACKOFF_SECONDS = 1.0
 MAX_BACKOFF_SECONDS = 10.0
-"""Our own waits double up to this; if every response is a 429, ten minutes take 60 requests."""
+"""The longest of our own waits, which double. If all responses are 429s without `Retry-After`, the
+600 seconds of `max_rate_limit_wait_seconds` take about 60 requests."""
 
 MAX_BACKOFF_DOUBLINGS = 16
 """After so many waits the next one is the longest; doubling further would overflow a float."""

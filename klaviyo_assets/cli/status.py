@@ -292,7 +292,7 @@ def _print_report(stream: Stream, context: PlanContext, reports: Sequence[Report
         return
     missing = "" if status.missing is None else f", {status.missing:,} missing"
     print(stream.name)
-    print(f"  {status.filled:,} filled{missing}, {status.moving:,} still moving")
+    print(f"  {status.filled:,} filled{missing}, {status.moving:,} not final")
     print("\n".join(format_report_status(stream, context=context)))
 
 

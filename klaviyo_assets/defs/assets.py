@@ -75,7 +75,6 @@ from klaviyo_assets.model.selection import (
     upstream_streams,
 )
 from klaviyo_assets.model.stream import Join, Stream, ViewSource, records_stream
-from klaviyo_assets.reconcile.counts import EVENTS_STREAM_NAME
 from klaviyo_assets.seams import utc_now
 from klaviyo_assets.settings import Settings
 from klaviyo_assets.streams import DEFAULT_REPORTS, STREAMS
@@ -93,7 +92,7 @@ ASSET_RETRY_POLICY = dg.RetryPolicy(
     backoff=dg.Backoff.EXPONENTIAL,
     jitter=dg.Jitter.PLUS_MINUS,
 )
-"""Dagster tries once more what passes by itself. The client has tried six times by then."""
+"""Dagster's retry of a step, `delay` in seconds. The client has retried the request by then."""
 
 
 PostSyncHook = Callable[[dg.AssetExecutionContext, KlaviyoResource, LakeResource], None]
@@ -106,8 +105,8 @@ def build_stream_asset(
 ) -> dg.AssetsDefinition:
     """Return the asset of a stream: a view, or a sync.
 
-    It depends on no setting but the revision, of which `shape` is what matters to the stream, so
-    that several accounts in one code location share it.
+    It depends on no setting but the revision, and of that only on `shape`, the declaration that is
+    valid at it. So several `build_defs` in one process share the asset.
     """
     stream = STREAMS[name].at_revision(shape)
     if isinstance(stream.source, ViewSource):
@@ -306,11 +305,12 @@ def _start_sync(
 def _late_events_warning(
     context: dg.AssetExecutionContext, stream: Stream, settings: Settings
 ) -> str | None:
-    """Return a warning for a sync of events if nothing looks for late events, else None.
+    """Return a warning for a sync of events, which can come late, if nothing looks for late ones.
 
     Nothing does if there is no lookback, and the daily schedule is off or reads no day again.
     """
-    if stream.name != EVENTS_STREAM_NAME or settings.lookback_days:
+    can_come_late = stream.cursor is not None and stream.cursor.has_lookback
+    if not can_come_late or settings.lookback_days:
         return None
     switched_on = is_switched_on(
         context.instance, LATE_EVENTS_SCHEDULE_NAME, settings, run=context.run

@@ -100,7 +100,8 @@ def build_backfill_sensor(settings: Settings, reports: Sequence[Stream]) -> dg.S
 
     @dg.sensor(
         name=BACKFILL_SENSOR_NAME,
-        description="Fetches missing and moving report days, newest first, as the quota permits.",
+        description="Fetches report days that are missing or not final, newest first, within the "
+        "quota.",
         minimum_interval_seconds=BACKFILL_SENSOR_INTERVAL_SECONDS,
         default_status=default_sensor_status(settings),
         asset_selection=select_assets(*(stream.name for stream in reports)),

@@ -267,7 +267,7 @@ def run_alert_command(
 
 
 MAX_STEP_RETRIES = 1
-"""How often Dagster tries a step again that failed by what passes by itself."""
+"""How often Dagster tries a step again after a transient error."""
 
 _WHO_ACTS: tuple[tuple[type[KlaviyoAssetsError], str], ...] = (
     (QuotaError, "whoever launched the run, when requests are free again"),

@@ -138,11 +138,11 @@ def _own_requests(stream: Stream) -> str:
 
 
 def second_fetch(report: ReportEndpoint) -> str:
-    """Return in words how many requests a report makes for what is missing or still moves."""
+    """Return in words how many requests a report makes for what is missing or not final."""
     metrics = {"conversion": "each conversion metric and ", "event": "each metric and "}
     of = metrics.get(report.metric or "", "each ")
     if report.period == "month":
-        return f"one for {of}month that is missing or still moves"
+        return f"one for {of}month that is missing or not final"
     count = "one" if len(report.parts) == 1 else f"{len(report.parts)}"
     return f"{count} for {of}{report.max_days} days in which a day is asked for"
 

@@ -432,8 +432,8 @@ records each partition when it launches a run, and launches no other run meanwhi
 def build_report_asset(name: str, first_day: date, zone: str | None) -> dg.AssetsDefinition:
     """Return the asset of a report; `zone` is the account's time zone, None if not known yet.
 
-    Of all settings it depends on `first_day` alone, the first day of reports: several accounts in
-    one code location may share it, and one that loads again has it already.
+    Of all settings it depends on `first_day` alone, the first day of reports. So several
+    `build_defs` in one process share the asset.
 
     Raises:
         TypeError: the stream is not a report.

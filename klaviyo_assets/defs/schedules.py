@@ -79,9 +79,10 @@ def _op_run_config(stream: str, **config: object) -> dict[str, object]:
 
 
 def _late_events_config(settings: Settings, at: datetime | None) -> dict[str, object]:
-    """Return the run config that reads the last days of events again, from a schedule's tick on.
+    """Return the run config that reads the last days of events again.
 
-    By hand (None) the days count from the launch, whenever somebody opens the job's page.
+    `at`: the time of the schedule's tick, from which the days count back. None: the config is for a
+    launch by hand, whose days count back from that launch, not from when the code was loaded.
     """
     days = settings.late_events_days
     if at is None:
@@ -271,7 +272,7 @@ REPORT_RUN_PRIORITY = -5
 def build_report_schedule(
     stream: Stream, settings: Settings, zone: str | None
 ) -> dg.ScheduleDefinition:
-    """Return a report's daily schedule: one run per metric, over the days that still change.
+    """Return a report's daily schedule: one run per metric, over the days that are not final.
 
     While the sensor `klaviyo_reports_drain` is on, the schedule launches nothing. The sensor
     fetches the same days within the daily quota, and both together would request them twice.
@@ -304,9 +305,9 @@ def build_report_schedule(
 
 def _daily_description(report: ReportEndpoint) -> str:
     """Return what the daily schedule of a report fetches, in a sentence."""
-    moving = "The months" if report.period == "month" else "Yesterday and the days"
+    fetched = "The months" if report.period == "month" else "Yesterday and the days"
     metrics = ", of every metric" if report.has_metric else ""
-    return f"{moving} whose numbers still move{metrics}."
+    return f"{fetched} that are not final{metrics}."
 
 
 def _daily_report_requests(
@@ -325,9 +326,9 @@ def _daily_report_requests(
         return
     report = report_endpoint(stream)
     first = max(settings.first_report_day, report.first_day or settings.first_report_day)
-    moving = last - timedelta(days=settings.report_lookback_days)
+    first_open_day = last - timedelta(days=settings.report_lookback_days)
     all_days = report.partition_days(DateRange(first, last)) if first <= last else ()
-    days = [day for day in all_days if report.days_of(day).last >= moving]
+    days = [day for day in all_days if report.days_of(day).last >= first_open_day]
     if not days:
         return
     metrics = _metrics_by_priority(context.instance, lake, settings, stream)

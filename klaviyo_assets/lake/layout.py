@@ -9,7 +9,7 @@ KLAVIYO_DATA_DIR/
     │   ├── _staging/<session>/         files that no commit names yet
     │   └── [day=2024-05-01/ or [metric=<id>/]month=2024-05/]part-*.parquet
     ├── <stream>_history/               versions read, where the sync mode or a setting keeps them
-    ├── _answers/<stream>/              cached responses to report requests, for a day
+    ├── _answers/<stream>/              responses to report requests: kept a day, used for six hours
     ├── _readers/                       databases that were replaced and may still be open
     ├── _receipts/                      what erasures removed, with hashes of the profiles' ids
     ├── _published.json, _tables.json   what klaviyo.duckdb shows, and its tables; can be deleted
@@ -158,7 +158,7 @@ class LakeTable:
 
     @property
     def unique_columns(self) -> tuple[str, ...]:
-        """Return the columns that no two stored rows share: the key, and of a history its reading.
+        """Return the columns that no two stored rows share: the key; of a history also `synced_at`.
 
         Different values of the history columns can have been read beside the same cursor.
         """
@@ -289,9 +289,10 @@ def response_cache_folder(root: Path, stream: str) -> Path:
 def select_files_to_compact(sizes: Sequence[int]) -> list[int]:
     """Return which files of one partition are merged into one, as positions in `sizes` (bytes).
 
-    None, up to `MAX_SMALL_FILES` small files. Beyond that the smallest, in ascending order, as long
-    as the next is at most twice the sum of those before it. So a row is rewritten a number of times
-    that grows with the logarithm of its partition, not with the number of commits.
+    The list is empty while there are at most `MAX_SMALL_FILES` small files. Beyond that it has the
+    smallest, in ascending order, as long as the next is at most twice the sum of those before it.
+    So a row is rewritten a number of times that grows with the logarithm of its partition, not with
+    the number of commits.
     """
     small = sorted((size, at) for at, size in enumerate(sizes) if size < SMALL_FILE_BYTES)
     if len(small) <= MAX_SMALL_FILES:

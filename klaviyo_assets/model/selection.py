@@ -59,11 +59,11 @@ GROUP_BY_SECTION: Mapping[str, str] = MappingProxyType(
         **dict.fromkeys(("Events", "Metrics", "Reviews", "Webhooks"), EVENTS_GROUP),
     }
 )
-"""The groups of the sections whose streams are not about messages and the account behind them."""
+"""The asset group of each section; the sections that are not listed are `messaging`."""
 
 
 def asset_group(stream: Stream) -> str:
-    """Return the group of a stream's asset: whom, what is sent, what they did, what came of it."""
+    """Return the group of a stream's asset: audience, messaging, events or reports."""
     if isinstance(stream.source, ReportEndpoint):
         return REPORTS_GROUP
     return GROUP_BY_SECTION.get(stream.section, MESSAGING_GROUP)
@@ -238,7 +238,7 @@ AUTOMATION_GUARANTEES = (
     AutomationGuarantee("suppressions that were lifted, weekly", ("klaviyo_lifted_suppressions",)),
     AutomationGuarantee("profiles that were deleted, weekly", ("klaviyo_deleted_profiles",)),
     AutomationGuarantee("profile counts of lists, daily", ("klaviyo_slow_details",)),
-    AutomationGuarantee("report days that are missing or still move", ("klaviyo_reports_drain",)),
+    AutomationGuarantee("report days that are missing or not final", ("klaviyo_reports_drain",)),
     AutomationGuarantee("the check that reports are up to date", ("klaviyo_reports_newest_days",)),
     AutomationGuarantee("new metrics as partitions of reports", ("klaviyo_conversion_metrics",)),
     AutomationGuarantee("the page of the marketing overview, hourly", (OVERVIEW_SCHEDULE_NAME,)),

@@ -57,9 +57,10 @@ class Cursor:
     `field`: its name in filters and sorts. `is_inclusive`: whether Klaviyo offers
     `greater-or-equal`; where there is only `greater-than`, windows are requested from one second
     earlier. `is_version`: whether a later cursor means a newer version of the record, as for
-    `updated` but not for an event's `datetime`. `has_lookback`: whether the lookback setting
-    applies. `earliest`: start of the filter where the window has none; without a filter Klaviyo
-    would also send records that have no cursor, and these do not belong to the stream.
+    `updated` but not for an event's `datetime`. `has_lookback`: whether records can arrive late, so
+    that the lookback setting applies. `earliest`: start of the filter where the window has none;
+    without a filter Klaviyo would also send records that have no cursor, and these do not belong to
+    the stream.
     """
 
     column: str
@@ -149,8 +150,8 @@ class Detail:
     The stored table has the key, the parent's `version_column` at the time of the request, and the
     columns; the stream's relation is the parent joined with it. Without a `version_column` every
     record is requested in every sync. A 404 means NULL with `is_null_when_missing`; otherwise the
-    parent record no longer exists, and is skipped. `resource`: the type of the record, where only
-    the columns are requested of it: the other attributes came with the parent's own pages.
+    parent record no longer exists, and is skipped. `resource`: the record's JSON:API type, given
+    where only these columns are requested (`fields[type]=`); empty: all of its attributes are.
     """
 
     parent: str
@@ -272,8 +273,8 @@ class ViewColumn:
 
     `sql` is over the columns of the relation. `table`: a table that it names as `{table}`; the
     column is NULL where that table is not stored. `joined_on`: the column of the relation that has
-    the id of a row of `table`; then `sql` is the name of a column of that row. `other_table`: where
-    that row is where `table` has none of the id, with a column of the same name.
+    the id of a row of `table`; then `sql` is the name of a column of that row. `other_table`: a
+    table with the same columns, where the row is looked up if `table` has no row with that id.
     """
 
     column: Column
@@ -329,10 +330,10 @@ class Stream:
     `view_columns` follow those of the stored table, and `rollup` computes columns from another one.
     `read_first`: the streams that a sync reads before, because the relation is made from them too.
 
-    `shape` and `earlier`: where revisions show the same records differently, the first revision
-    that shows them as declared here, and the stream as the revisions before it do. Both write one
-    table, with the same columns. `is_partial`: this shape does not show every record, so its
-    reads mark only rows that were stored in it as deleted. `history_columns`: where KLAVIYO_HISTORY
+    `shape`: the first revision whose responses look as declared here; `earlier`: the declaration
+    for older revisions. Both write one table, with the same columns. `is_partial`: the revisions of
+    this declaration do not return every record, so a full read marks only rows that were stored
+    from them as deleted. `history_columns`: where KLAVIYO_HISTORY
     names the stream, a row in which one of these changed is kept as a dated version.
     """
 

@@ -56,8 +56,9 @@ def last_complete_day(now: datetime, zone: ZoneInfo) -> date:
 class ReportCalendar:
     """The days of an account: its zone, the time at the start (UTC), and the first report day.
 
-    `attribution_window_days`: for how many days after a day its numbers can still change, because
-    conversions are attributed to messages sent on that day.
+    `attribution_window_days` (KLAVIYO_REPORT_LOOKBACK_DAYS): for how many days after a day its
+    numbers can still change, because conversions are attributed to messages sent on that day. Then
+    the day is final.
     """
 
     zone: ZoneInfo
