@@ -8,7 +8,7 @@ from typing import Any, cast
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from klaviyo_assets.errors import ContractError, LakeError
@@ -18,6 +18,7 @@ from klaviyo_assets.lake.lake import Lake
 from klaviyo_assets.lake.layout import LakeTable
 from klaviyo_assets.lake.write import merge
 from klaviyo_assets.lake.write import session as session_module
+from klaviyo_assets_tests.examples import costly_examples
 from klaviyo_assets_tests.integration.lake.lake_fixtures import (
     ACCOUNT_ID,
     EVENTS,
@@ -410,7 +411,7 @@ COMMITS = st.lists(
 )
 
 
-@settings(max_examples=25)
+@costly_examples(12)
 @given(COMMITS)
 def test_any_sequence_of_commits_equals_a_dict(
     commits: list[tuple[str, list[tuple[str, int, str, int]], int]],

@@ -7,13 +7,14 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 import pytest
 from deltalake import write_deltalake
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from klaviyo_assets.lake.delta.log import read_newest_commit_state
 from klaviyo_assets.lake.lake import Lake
 from klaviyo_assets.lake.write import merge
 from klaviyo_assets.lake.write.session import WriteMode, WriteSession
+from klaviyo_assets_tests.examples import costly_examples
 from klaviyo_assets_tests.integration.lake.lake_fixtures import (
     ACCOUNT_ID,
     EVENTS,
@@ -168,7 +169,7 @@ def test_a_damaged_day_hinders_no_other(lake: Lake) -> None:
 ROWS = st.tuples(st.sampled_from("abcde"), st.integers(0, 4))
 
 
-@settings(max_examples=60, deadline=None)
+@costly_examples(20)
 @given(commits=st.lists(st.tuples(st.booleans(), st.lists(ROWS, max_size=8)), max_size=6))
 def test_any_sequence_of_commits_equals_a_dict(
     tmp_path_factory: pytest.TempPathFactory, commits: list[tuple[bool, list[tuple[str, int]]]]

@@ -8,7 +8,7 @@ from typing import cast
 
 import pyarrow as pa
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from klaviyo_assets.lake import parquet
@@ -18,6 +18,7 @@ from klaviyo_assets.lake.read.views import PlainRelation
 from klaviyo_assets.lake.write.session import CommitReceipt
 from klaviyo_assets.lake.write.soft_deletes import ColumnValues, DeletionScan
 from klaviyo_assets_tests.crash_hooks import KillAt
+from klaviyo_assets_tests.examples import costly_examples
 from klaviyo_assets_tests.integration.lake.killed_process import run_in_child_process
 from klaviyo_assets_tests.integration.lake.lake_fixtures import (
     ACCOUNT_ID,
@@ -206,7 +207,7 @@ def test_many_files_are_compared_file_by_file(lake: Lake, monkeypatch: pytest.Mo
     assert {at for at in range(60) if found[key(at)] is None} == set(range(0, 60, 3))
 
 
-@settings(max_examples=25)
+@costly_examples(12)
 @given(st.lists(st.tuples(st.sets(st.integers(0, 9)), st.booleans()), max_size=6))
 def test_any_sequence_of_reads_equals_a_dict(reads: list[tuple[set[int], bool]]) -> None:
     """Complete reads and merges leave the marks that a dict by the same rule would hold."""

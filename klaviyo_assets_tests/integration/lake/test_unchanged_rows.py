@@ -10,7 +10,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from klaviyo_assets.lake.lake import Lake
@@ -22,6 +22,7 @@ from klaviyo_assets.lake.write.unchanged_rows import (
     mask_equal_values,
     take_rows,
 )
+from klaviyo_assets_tests.examples import costly_examples
 from klaviyo_assets_tests.integration.lake.lake_fixtures import (
     ACCOUNT_ID,
     EVENTS,
@@ -218,7 +219,7 @@ COMMITS = st.lists(
 
 
 @pytest.mark.usefixtures("road")
-@settings(max_examples=25)
+@costly_examples(10)
 @given(COMMITS)
 def test_any_commits_are_those_of_a_dict(commits: list[Commit]) -> None:
     """The last row of a key counts; its time is that of the first of the same rows in a row."""
