@@ -1,6 +1,7 @@
 """The job of several processes, as tests run it, and how patient Dagster is there."""
 
 import os
+from collections.abc import Mapping
 
 import dagster as dg
 
@@ -19,7 +20,8 @@ def retry_at_once() -> None:
     dg.RetryPolicy.calculate_delay = no_delay
 
 
-def build_first_sync_job() -> dg.JobDefinition:
-    """Return the job of several processes, with the settings of this process."""
+def build_first_sync_job(variables: Mapping[str, str]) -> dg.JobDefinition:
+    """Return the job of several processes, with settings that this process has from then on."""
+    os.environ.update(variables)
     retry_at_once()
     return build_defs(*read_settings(os.environ)).resolve_job_def("klaviyo_first_sync")

@@ -23,7 +23,7 @@ from klaviyo_assets_tests.e2e.first_sync_job import build_first_sync_job, retry_
 from klaviyo_assets_tests.e2e.home import Home, asset_key
 from klaviyo_assets_tests.e2e.instance import open_instance
 from klaviyo_assets_tests.e2e.materialize import materialize
-from klaviyo_assets_tests.forkserver import FORKSERVER
+from klaviyo_assets_tests.forkserver import FORKSERVER, describe_server, share_server
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -120,23 +120,46 @@ def run_erasure(variables: Mapping[str, str], ids: Sequence[str], kill_at: KillA
     sys.exit(main(["erase", *ids]))
 
 
-def fork_parallel_sync(home: Home, *streams: str) -> ChildProcess:
-    """Start the job that gives each stream a process of its own, for these streams only."""
+def fork_parallel_sync(home: Home, *streams: str, has_own_server: bool = False) -> ChildProcess:
+    """Start the job that gives each stream a process of its own, for these streams only.
+
+    With `has_own_server` the run worker starts what its processes are forked from, as in
+    production: that imports everything once more.
+    """
     orders = build_sync_task(home, *streams)
-    process = FORKSERVER.Process(target=run_parallel_sync, args=(orders,))
+    server = {} if has_own_server else describe_server()
+    process = FORKSERVER.Process(target=run_parallel_sync, args=(orders, server))
     process.start()
     return ChildProcess(process)
 
 
-def run_parallel_sync(task: SyncTask) -> None:
-    """Be a run worker: start a process for each step and wait for them."""
-    os.environ.update({**task.variables, "DAGSTER_HOME": str(task.dagster_home)})
+def run_parallel_sync(task: SyncTask, server: Mapping[str, object]) -> None:
+    """Be a run worker: start a process for each stream and wait for them.
+
+    Without the checks that are steps of their own: each would have a process, too.
+    """
+    variables = {**task.variables, "DAGSTER_HOME": str(task.dagster_home)}
+    os.environ.update(variables)
+    if server:
+        share_server(server)
+    keys = frozenset(map(asset_key, task.streams))
+    defs = build_defs(*read_settings(task.variables))
+    checks = [
+        each.check_keys
+        for each in defs.assets or ()
+        if isinstance(each, dg.AssetsDefinition) and keys.issuperset(each.keys)
+    ]
+    job = dg.build_reconstructable_job(
+        build_first_sync_job.__module__,
+        build_first_sync_job.__name__,
+        # They are stored with the run: not the key, where the environment passes it on.
+        (variables if server else {},),
+        reconstructor_working_directory=str(ROOT),
+    ).get_subset(
+        asset_selection=keys, asset_check_selection=frozenset[dg.AssetCheckKey]().union(*checks)
+    )
     with open_instance(task.dagster_home) as instance:
-        done = dg.execute_job(
-            dg.reconstructable(build_first_sync_job),
-            instance=instance,
-            asset_selection=[asset_key(each) for each in task.streams],
-        )
+        done = dg.execute_job(job, instance=instance)
     sys.exit(0 if done.success else 1)
 
 
