@@ -14,14 +14,15 @@ SEEDS: dict[tuple[Path, str, str], Path] = {}
 """Where the copies lie, by all that tells one first sync from another."""
 
 
-def sync_or_copy(home: Home, *streams: str) -> None:
+def sync_or_copy(home: Home, *streams: str, story: str = "") -> None:
     """Sync streams in a home in which nothing has happened; copy what an equal one left, if any.
 
-    The account must be as its configuration has it. The home moves to a folder where it is found
+    The account must be as its configuration has it; where tests change it first, `story` names what
+    all of them do alike. The home moves to a folder where it is found
     by absolute path as before, because that is how views name their files; the journal is emptied.
     """
     settings = sorted(home.settings.items())
-    equal = repr((home.account.sandbox.service.config, home.account.now, settings, streams))
+    equal = repr((home.account.sandbox.service.config, home.account.now, settings, streams, story))
     known = (home.dagster_template, home.root.name, equal)
     place = SEEDS.get(known, home.dagster_template.parent / f"seed-{len(SEEDS)}")
     # The emptied folder stays: the next home of the test is named by how many there are.

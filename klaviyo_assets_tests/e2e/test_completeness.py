@@ -17,6 +17,7 @@ from klaviyo_assets_tests.e2e.conftest import StartHome
 from klaviyo_assets_tests.e2e.home import Home
 from klaviyo_assets_tests.e2e.instance import open_instance
 from klaviyo_assets_tests.e2e.sandbox_account import NOON
+from klaviyo_assets_tests.e2e.seeded_homes import sync_or_copy
 
 DAY = timedelta(days=1)
 FIRST = datetime(2026, 9, 25, tzinfo=UTC)
@@ -29,7 +30,7 @@ def create_quiet_home(open_home: StartHome) -> Home:
     home = open_home(events=0, future_events=0)
     add_daily_events(home, *(FIRST + k * DAY for k in range(5)))
     home.account.add_events({"datetime": (NOON - timedelta(hours=1)).isoformat()})
-    assert home.sync("metrics", "events").success
+    sync_or_copy(home, "metrics", "events", story="seven events a day")
     return home
 
 
