@@ -27,7 +27,7 @@ from klaviyo_assets_tests.held_connections import HeldConnection, QueryResult, h
 
 RELEASES = (*LIBRARY_RELEASES, duckdb.__version__)
 
-PAUSE_SECONDS = 0.2
+PAUSE_SECONDS = 0.5
 """Between two rounds: without it these processes take the CPU of the syncs that they watch."""
 
 STREAMS = ("events", "events_detailed", "profiles", "lists", "metrics")
