@@ -80,7 +80,8 @@ QUIET := PYTHONWARNINGS=ignore
 demo: install ## a sandbox Klaviyo, every asset, a query, the UI (UI=0: without it)
 	@rm -rf demo
 	$(call dagster_home,$(CURDIR)/demo/dagster)
-	@DAGSTER_HOME="$(CURDIR)/demo/dagster" $(QUIET) $(PY) deploy/demo.py --ui $(UI) --port $(PORT)
+	@env -u PYTHONDONTWRITEBYTECODE DAGSTER_HOME="$(CURDIR)/demo/dagster" $(QUIET) \
+	  $(PY) deploy/demo.py --ui $(UI) --port $(PORT)
 
 # Bytecode is kept, whatever the shell says: without it four workers each compile all the tests.
 # A worker takes a whole file, so that what its tests share is made once.

@@ -70,7 +70,28 @@ MAX_UNFINISHED_RUN_AGE = timedelta(days=1)
 
 FIRST_SYNC_JOB = "klaviyo_first_sync"
 
-_PRELOADED_MODULES = ["klaviyo_assets.definitions", "duckdb", "pyarrow.parquet", "deltalake"]
+_PRELOADED_MODULES = (
+    "klaviyo_assets.definitions",
+    "duckdb",
+    "pyarrow.parquet",
+    "deltalake",
+    # What Dagster imports late: to open its instance, to find the job again, to start a step.
+    "dagster._core.instance.factory",
+    "dagster._core.secrets.env_file",
+    "dagster._core.storage.local_compute_log_manager",
+    "dagster._core.storage.migration.utils",
+    "dagster._core.storage.root",
+    "dagster._core.storage.sqlite_storage",
+    "dagster._core.workspace.autodiscovery",
+    "dagster._utils.test.definitions",
+    "upath.implementations.local",
+)
+"""What every step process uses: imported once, by the server that the processes are forked from.
+
+That server passes over a module that it does not find.
+"""
+
+_STEP_SERVER = "klaviyo_assets.defs.step_server"
 
 
 def _op_run_config(stream: str, **config: object) -> dict[str, object]:
@@ -188,7 +209,7 @@ def build_jobs(settings: Settings, selected: Collection[str]) -> list[Unresolved
 
     The first sync runs each stream in a process of its own: every stream waits for its own rate
     limit, so the whole takes as long as the slowest stream and not as long as all of them together.
-    Starting a process costs seconds, which is little beside a sync of minutes and much beside an
+    Such a process has to be started, which is little beside a sync of minutes and much beside an
     hourly one.
     """
     recurring = [
@@ -211,13 +232,18 @@ def build_jobs(settings: Settings, selected: Collection[str]) -> list[Unresolved
         executor_def=dg.multiprocess_executor.configured(
             {
                 "max_concurrent": 4,
-                "start_method": {"forkserver": {"preload_modules": _PRELOADED_MODULES}},
+                "start_method": {"forkserver": {"preload_modules": preloaded_modules(settings)}},
             }
         ),
         tags=JOB_PRIORITY_TAGS,
         description="Everything, streams side by side in processes of their own.",
     )
     return [*recurring, first_sync]
+
+
+def preloaded_modules(settings: Settings) -> list[str]:
+    """Return what the server imports, in order, that step processes of the first sync fork from."""
+    return [*_PRELOADED_MODULES, *([_STEP_SERVER] if settings.tune_process else [])]
 
 
 def build_schedules(settings: Settings, selected: Collection[str]) -> list[dg.ScheduleDefinition]:

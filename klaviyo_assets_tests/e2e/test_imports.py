@@ -1,6 +1,8 @@
 """What a run loads: no more than it needs, for its start is the longest part of an hourly sync."""
 
+import json
 import os
+import subprocess
 import sys
 from collections.abc import Callable, Generator
 from contextlib import contextmanager
@@ -8,6 +10,8 @@ from subprocess import PIPE, Popen
 
 import pytest
 
+from klaviyo_assets.defs.schedules import preloaded_modules
+from klaviyo_assets.settings import Settings
 from klaviyo_assets_tests.contract.checkout import ROOT
 from klaviyo_assets_tests.e2e.home import Home
 
@@ -75,3 +79,51 @@ def test_the_hourly_job_has_no_use_for_pandas(home: Home) -> None:
             home.account.mutate(profile=min(home.ids("profiles")), set={"last_name": "Merged"})
             home.account.mutate(list=min(home.ids("lists")), delete=True)
     assert sorted(home.ids("events")) == sorted(home.account.true_ids("events"))
+
+
+BE_A_STEP_SERVER = """
+import json, os, sys
+from importlib import import_module
+
+def inherited():
+    return [sorted(os.listdir(f"/proc/self/{each}")) for each in ("task", "fd")]
+
+*names, server = json.loads(sys.argv[1])
+for name in names:
+    import_module(name)
+before = inherited()
+import_module(server)
+assert inherited() == before, (before, inherited())
+known = set(sys.modules)
+
+import dagster as dg
+from dagster._core.execution.api import create_execution_plan
+from klaviyo_assets.definitions import defs
+
+with dg.DagsterInstance.get() as instance:
+    create_execution_plan(defs.get_repository_def().get_job("klaviyo_first_sync"))
+    instance.get_event_records(dg.EventRecordsFilter(dg.DagsterEventType.STEP_START), limit=1)
+    instance.compute_log_manager
+assert not set(sys.modules) - known, set(sys.modules) - known
+"""
+
+
+def test_a_step_of_the_first_sync_imports_nothing_itself(home: Home) -> None:
+    """Its process finds Dagster's modules, too; it inherits no thread and no open file."""
+    modules = preloaded_modules(Settings())
+    done = subprocess.run(
+        [sys.executable, "-c", BE_A_STEP_SERVER, json.dumps(modules)],
+        cwd=ROOT,
+        env={**os.environ, **home.variables, "DAGSTER_HOME": str(home.dagster_home)},
+        capture_output=True,
+        check=False,
+        text=True,
+    )
+    assert done.returncode == 0, done.stderr[-2000:]
+
+
+def test_an_untuned_process_is_forked_as_it_was_imported() -> None:
+    """The switch `KLAVIYO_TUNE_PROCESS` leaves the imports, and takes away what is done to them."""
+    *imports, server = preloaded_modules(Settings())
+    assert server == "klaviyo_assets.defs.step_server"
+    assert preloaded_modules(Settings(tune_process=False)) == imports
