@@ -673,7 +673,7 @@ class Lake:
         return count_duplicate_keys(self.root, name)
 
     def read_null_counts(self, name: str) -> Mapping[str, int] | None:
-        """Return the number of NULLs by column, from the log; None where no sync wrote the table.
+        """Return the number of NULLs of each column that has any, by the log; None without a table.
 
         Raises:
             CorruptFileError: the log cannot be read.

@@ -40,13 +40,16 @@ MAX_DICTIONARY_VALUE_BYTES = 64
 """Mean length of a text column's values up to which a dictionary is worth its cost."""
 
 
+NO_NULL_COUNTS: Mapping[str, int] = {}
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class DataFile:
     """One data file: its path below the table's folder, and its size in bytes.
 
     `partition` is the partition's folder below the table's, "" in a table without partitions.
     `min_values` and `max_values` hold the smallest and largest value of the key and cursor columns,
-    where they are known.
+    where they are known, `null_counts` the NULLs of each column that is known to have any.
     """
 
     path: str
@@ -55,6 +58,7 @@ class DataFile:
     rows: int
     min_values: Mapping[str, Any] = field(default_factory=dict[str, Any])
     max_values: Mapping[str, Any] = field(default_factory=dict[str, Any])
+    null_counts: Mapping[str, int] = field(default_factory=lambda: NO_NULL_COUNTS)
 
 
 def split_into_row_groups(rows: pa.Table, size: int) -> Iterator[pa.Table]:

@@ -356,9 +356,8 @@ class SyncRun:
             size = batch.get_total_buffer_size()
             self._uncommitted_bytes += size
             self._untrimmed_bytes += size
-        if self._context.settings.tune_process and self._untrimmed_bytes >= HEAP_TRIM_BYTES:
-            trim_heap()
-            self._untrimmed_bytes = 0
+        if self._untrimmed_bytes >= HEAP_TRIM_BYTES:
+            self._trim_heap()
         read, unread = result.coverage_change()
         self.stats.is_out_of_order |= unread is not None
         if result.page.quarantined:
@@ -368,6 +367,11 @@ class SyncRun:
             self.progress.record_window(name, read, result.max_cursor, unread)
             if result.quarantine_window is not None:
                 retries.add(name, result.quarantine_window, self._plan.started_at)
+
+    def _trim_heap(self) -> None:
+        self._untrimmed_bytes = 0
+        if self._context.settings.tune_process:
+            trim_heap()
 
     def _count_page(self, session: WriteSession | IdScanSession, page: DecodedPage) -> None:
         self.stats.records_read += page.record_count
@@ -402,6 +406,8 @@ class SyncRun:
             )
         else:
             receipt = session.commit(state, scan, self._shrink_guard())
+        # A publication may follow, and would come on top of what the commit has freed.
+        self._trim_heap()
         self.progress.metadata_cursor, self.is_part = self.progress.high_water_mark, False
         self._count_commit(receipt)
         return receipt

@@ -20,6 +20,7 @@ from klaviyo_assets.lake.delta.log import (
     DELTA_LOG_FOLDER,
     TableChange,
     TableSnapshot,
+    create_checkpoint,
     read_snapshot,
 )
 from klaviyo_assets.lake.disk import map_storage_errors, remove_dead_staging
@@ -224,7 +225,7 @@ def remove_old_versions(folder: Path, name: str) -> None:
     reach_crash_point("before removing old versions")
     with map_storage_errors(folder, name):
         # The checkpoint covers all that is removed, so that a kill leaves a complete log.
-        found.table.create_checkpoint()
+        create_checkpoint(folder, len(found.files))
         first_remaining = min(found.version, find_newest_own_version(folder))
         for path in (folder / DELTA_LOG_FOLDER).iterdir():
             version = path.name.split(".")[0]

@@ -30,6 +30,7 @@ from klaviyo_assets.lake.delta.log import (
     DELTA_LOG_FOLDER,
     TableSnapshot,
     commit_file_path,
+    create_checkpoint,
     hand_on_snapshot,
     list_commit_versions,
     read_actions,
@@ -244,7 +245,7 @@ def read_checkpoint_version(folder: Path) -> int:
 def write_checkpoint(folder: Path, snapshot: TableSnapshot) -> None:
     """Write a checkpoint if the last one is many commits back."""
     if snapshot.version - read_checkpoint_version(folder) > COMMITS_PER_CHECKPOINT:
-        snapshot.table.create_checkpoint()
+        create_checkpoint(folder, len(snapshot.files))
 
 
 def truncate_log(

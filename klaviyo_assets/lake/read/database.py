@@ -182,10 +182,7 @@ def track_open_readers(root: Path, new_database: Path, tables: Mapping[str, Cach
 
 def list_paths_by_table(root: Path, tables: Mapping[str, CachedTable]) -> dict[str, list[str]]:
     """Return the files of each table, relative to the table's folder."""
-    return {
-        name: [str(path.relative_to(table_folder(root, name))) for path in one.files.paths]
-        for name, one in tables.items()
-    }
+    return {name: one.relative_paths(table_folder(root, name)) for name, one in tables.items()}
 
 
 def find_files_in_use(root: Path, *, before: datetime) -> dict[str, set[str]]:
@@ -387,7 +384,7 @@ def build_content(
         return {
             name: create_paths_macro(
                 one.paths_macro,
-                [f"{folder}{str(path)[len(here) :]}" for path in one.paths],
+                [f"{folder}{path[len(here) :]}" for path in one.paths],
                 catalog=NEW_DATABASE_CATALOG,
             )
             for name, one in tables.items()
@@ -440,7 +437,7 @@ def is_database_intact(
     It is not if a table's first file is missing: building it anew then lets DuckDB report the
     damage.
     """
-    if not all(path.exists() for one in tables.values() for path in one.files.paths[:1]):
+    if not all(Path(path).exists() for one in tables.values() for path in one.files.paths[:1]):
         return False
     return bool(
         previous.database_fingerprint

@@ -3,6 +3,7 @@
 Ids are compared with those in another tool's tables, month by month.
 """
 
+from collections import Counter
 from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -20,7 +21,11 @@ from klaviyo_assets.errors import (
     StorageError,
     format_quantity,
 )
-from klaviyo_assets.lake.delta.log import TableSnapshot, read_add_actions, read_snapshot
+from klaviyo_assets.lake.delta.log import (
+    TableSnapshot,
+    read_current_snapshot,
+    read_snapshot,
+)
 from klaviyo_assets.lake.disk import (
     corrupt_file_error,
     is_statement_error,
@@ -193,33 +198,27 @@ def read_duplicate_keys(
 ) -> pa.Table:
     """Return the keys that occur in the table more than once."""
     schema = select_columns(snapshot.schema, key)
-    paths = [table_folder(root, name) / file.path for file in snapshot.files]
+    folder = table_folder(root, name)
+    paths = [f"{folder}/{file.path}" for file in snapshot.files]
     spill = root / "lake" / SPILL_FOLDER
     if not has_duplicate_hashes(paths, schema, spill=spill):
         return schema.empty_table()
     return query_duplicate_keys(paths, schema, spill=spill)
 
 
-_NULL_COUNT_PREFIX = "null_count."
-
-
 def read_null_counts(root: Path, name: str) -> Mapping[str, int] | None:
-    """Return the number of NULLs by column, from the log; None where no sync wrote the table.
+    """Return the number of NULLs of each column that has any, from the log; None without a table.
 
     Raises:
         CorruptFileError: the log cannot be read.
     """
-    found = read_snapshot(table_folder(root, name), name)
+    found = read_current_snapshot(table_folder(root, name), name)
     if found is None:
         return None
-    actions = read_add_actions(found.table)
-    return {
-        column.removeprefix(_NULL_COUNT_PREFIX): sum(
-            each or 0 for each in actions[column].to_pylist()
-        )
-        for column in actions.schema.names
-        if column.startswith(_NULL_COUNT_PREFIX)
-    }
+    counts: Counter[str] = Counter()
+    for file in found.files:
+        counts.update(file.null_counts)
+    return counts
 
 
 def count_duplicate_keys(root: Path, name: str) -> int:
@@ -231,7 +230,7 @@ def count_duplicate_keys(root: Path, name: str) -> int:
         StorageError: the disk is full; keys that do not fit in memory are spilled to it.
     """
     folder = table_folder(root, name)
-    found = read_snapshot(folder, name)
+    found = read_current_snapshot(folder, name)
     if found is None or found.commit_state is None:
         raise MissingTableError(f"the table {name} was never read", stream=name)
     with map_storage_errors(folder, name):

@@ -141,7 +141,7 @@ def read_table_columns(root: Path, name: str, columns: Sequence[str]) -> pa.Tabl
         return pa.schema([(column, pa.string()) for column in columns]).empty_table()
     known = dict(zip(found.files.schema.names, found.files.schema.types, strict=True))
     schema = pa.schema([(column, known.get(column, pa.null())) for column in columns])
-    parts = [read_columns(path, schema, name) for path in found.files.paths]
+    parts = [read_columns(Path(path), schema, name) for path in found.files.paths]
     return pa.concat_tables(parts) if parts else schema.empty_table()
 
 
@@ -308,7 +308,7 @@ def measure_arrival_delays(
 def _build_table_files(
     folder: Path, found: TableSnapshot, paths: Sequence[str], columns: Sequence[str]
 ) -> TableFiles:
-    paths_of_files = tuple(folder / path for path in paths)
+    paths_of_files = tuple(f"{folder}/{path}" for path in paths)
     return TableFiles(schema=select_columns(found.schema, columns), paths=paths_of_files)
 
 

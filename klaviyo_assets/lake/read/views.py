@@ -82,6 +82,11 @@ class CachedTable:
     version: int
     files: TableFiles
 
+    def relative_paths(self, folder: Path) -> list[str]:
+        """Return the paths of the files below the table's folder."""
+        start = len(f"{folder}/")
+        return [path[start:] for path in self.files.paths]
+
 
 cached_tables: dict[Path, CachedTable] = {}
 """The table that was read last, by folder."""
@@ -121,7 +126,7 @@ def load_current_table(root: Path, name: str) -> CachedTable | None:
         return None
     # Sorted: a log names them in another order than the writer that carried its snapshot on, and a
     # view whose text differs is built anew.
-    paths = tuple(folder / path for path in sorted(file.path for file in found.files))
+    paths = tuple(f"{folder}/{path}" for path in sorted(file.path for file in found.files))
     cached_tables[folder] = CachedTable(
         stamp=stamp, version=found.version, files=TableFiles(schema=found.schema, paths=paths)
     )
@@ -148,7 +153,7 @@ def read_table_cache(root: Path) -> dict[Path, CachedTable]:
                 version=each.version,
                 files=TableFiles(
                     schema=pa.ipc.read_schema(pa.py_buffer(each.schema)),
-                    paths=tuple(folder / path for path in each.paths),
+                    paths=tuple(f"{folder}/{path}" for path in each.paths),
                 ),
             )
             for name, each in known.items()
@@ -171,7 +176,7 @@ def write_table_cache(root: Path, tables: Mapping[str, CachedTable]) -> None:
             each.stamp,
             each.version,
             each.files.schema.serialize().to_pybytes(),
-            tuple(str(path.relative_to(table_folder(root, name))) for path in each.files.paths),
+            tuple(each.relative_paths(table_folder(root, name))),
         )
         for name, each in tables.items()
     }

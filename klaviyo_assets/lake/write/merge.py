@@ -246,7 +246,7 @@ class PartitionRewriter:
     def drop_superseded_rows(self, files: Sequence[MergeFile]) -> list[MergeFile]:
         """Return the files without superseded rows, by the table's comparison columns."""
         if sum(part.file.rows for part in files if part.is_staged) > MAX_KEYS_IN_MEMORY:
-            paths = [part.folder / part.file.path for part in files]
+            paths = [f"{part.folder}/{part.file.path}" for part in files]
             keys = query_duplicate_keys(
                 paths, self.select_schema(self.table.key), spill=self.staging / SPILL_FOLDER
             )
@@ -450,7 +450,7 @@ def find_duplicate_keys_in_files(
 
 def _query_duplicate_keys_in(rewriter: PartitionRewriter, files: Sequence[MergeFile]) -> pa.Table:
     key = rewriter.select_schema(rewriter.table.key)
-    paths = [file.folder / file.file.path for file in files]
+    paths = [f"{file.folder}/{file.file.path}" for file in files]
     spill = rewriter.staging / SPILL_FOLDER
     reach_crash_point("before searching duplicate keys")
     if not has_duplicate_hashes(paths, key, spill=spill):

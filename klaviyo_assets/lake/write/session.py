@@ -209,7 +209,7 @@ class ChangeWriter(TableWriter):
         key = ", ".join(map(quote_identifier, key_names))
         content = f"hash({', '.join(map(quote_identifier, table.history_columns))})"
         incoming = select_paths([str(folder / file.path) for file in staged])
-        known = select_table_files(TableFiles(schema=schema, paths=tuple(stored)))
+        known = select_table_files(TableFiles(schema=schema, paths=tuple(map(str, stored))))
         synced_at = quote_identifier(SYNCED_AT_COLUMN)
         sql = (
             f"WITH incoming AS (SELECT {key}, {content} AS content, filename, file_row_number "

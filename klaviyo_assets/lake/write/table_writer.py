@@ -23,6 +23,7 @@ from typing import Any, cast
 
 import pyarrow as pa
 import pyarrow.compute as pc
+from deltalake import Schema
 
 from klaviyo_assets.arrow_buffers import boolean_mask, timestamp_scalar
 from klaviyo_assets.errors import CorruptFileError, LakeConflictError, LakeError, LakeVersionError
@@ -33,11 +34,12 @@ from klaviyo_assets.lake.delta.log import (
     add_columns,
     commit_change,
     conflict_error,
+    create_checkpoint,
     hand_on_snapshot,
+    new_table_schema,
     newest_version,
     read_commit_states,
     read_snapshot,
-    refuse_type_changes,
 )
 from klaviyo_assets.lake.disk import StagingFolder, map_storage_errors, remove_dead_staging
 from klaviyo_assets.lake.layout import (
@@ -571,25 +573,24 @@ class TableWriter:
         """Start the next commit from this one.
 
         The list of files is updated in memory, because reading a log of 10,000 files takes 0.3 s.
-        If somebody else has committed by now, the loaded table is ahead of this snapshot, and the
-        next commit is refused.
+        If somebody else has committed by now, the next commit is refused.
         """
         self.staged_files = {}
-        start = self.start
-        if start is None:
-            self.start = read_snapshot(self.folder, self.table.name, version)
-            return
         removed_paths = {file.path for file in change.removed}
-        files = (*(file for file in start.files if file.path not in removed_paths), *change.added)
-        with map_storage_errors(self.folder, self.table.name):
-            start.table.update_incremental()
-        self.start = dataclasses.replace(
-            start, version=version, files=files, commit_state=commit_state
+        known = () if self.start is None else self.start.files
+        files = (*(file for file in known if file.path not in removed_paths), *change.added)
+        self.start = TableSnapshot(
+            version=version,
+            schema=new_table_schema(self.table) if self.start is None else self.start.schema,
+            files=files,
+            commit_state=commit_state,
         )
+        # To a publication between two commits, which would open the log anew.
+        hand_on_snapshot(self.folder, self.start)
         if version % COMMITS_PER_CHECKPOINT == COMMITS_PER_CHECKPOINT - 1:
             # The commit has succeeded; without a checkpoint the log is only slower to read.
             with suppress(Exception):
-                start.table.create_checkpoint()
+                create_checkpoint(self.folder, len(files))
 
 
 def merge_schema(stored: pa.Schema, table: LakeTable) -> pa.Schema:
@@ -602,6 +603,23 @@ def merge_schema(stored: pa.Schema, table: LakeTable) -> pa.Schema:
     added = exclude_columns(table.schema, stored.names)
     pairs = zip([*stored.names, *added.names], [*stored.types, *added.types], strict=True)
     return pa.schema(list(pairs))
+
+
+def refuse_type_changes(stored: pa.Schema, table: LakeTable) -> None:
+    """Refuse a table whose stored columns have another type than `table` gives them.
+
+    Raises:
+        LakeVersionError: a column has another type; the text names it.
+    """
+    stored_types = {field.name: field.type for field in Schema.from_arrow(stored).fields}
+    for field in Schema.from_arrow(table.schema).fields:
+        if stored_types.get(field.name, field.type) != field.type:
+            raise LakeVersionError(
+                f"the column {field.name} is {stored_types[field.name]} in the lake and "
+                f"{field.type} in this release. Move the table away with `klaviyo-assets set-aside "
+                f"{table.name}` and materialize the asset again",
+                stream=table.name,
+            )
 
 
 def refuse_missing_columns(start: TableSnapshot | None, table: LakeTable) -> None:

@@ -78,19 +78,6 @@ def test_a_writer_that_is_overtaken_between_its_commits(lake: Lake) -> None:
     assert (state.state, state.rows) == ({"n": 2}, 20)
 
 
-def test_a_writer_that_is_overtaken_as_it_commits(lake: Lake, root: Path) -> None:
-    """Nor is one let through that took another's commit for its own starting point."""
-    with open_write_session(lake) as stale:
-        stale.commit({"n": 1})
-        start = stale.table_writer.start
-        assert start is not None
-        merge_rows(lake, PROFILES, [numbered_batch(0, 10)], {"n": 2})
-        start.table.update_incremental()
-        with pytest.raises(LakeConflictError):
-            stale.commit({"n": 3})
-    assert len(list_data_files(root, "profiles")) == 2
-
-
 def test_two_first_writers(lake: Lake) -> None:
     """Of two that both found no table, one creates it and the other is refused."""
     with open_write_session(lake) as stale:

@@ -13,14 +13,14 @@ from klaviyo_assets.lake.read.duckdb import has_duplicate_hashes, query_duplicat
 KEY = pa.schema([("id", pa.string()), ("day", pa.date32())])
 
 
-def write_keys(folder: Path, ids: Sequence[str], *, rows_per_file: int) -> list[Path]:
+def write_keys(folder: Path, ids: Sequence[str], *, rows_per_file: int) -> list[str]:
     """Write files of keys of one day, in order; return their paths."""
-    paths: list[Path] = []
+    paths: list[str] = []
     folder.mkdir(exist_ok=True)
     for start in range(0, len(ids), rows_per_file):
         some = pa.table({"id": ids[start : start + rows_per_file]})
         some = some.append_column("day", pa.array([20_000] * some.num_rows, pa.int32()))
-        paths.append(folder / f"{start}.parquet")
+        paths.append(str(folder / f"{start}.parquet"))
         pq.write_table(some.cast(KEY), paths[-1])
     return paths
 

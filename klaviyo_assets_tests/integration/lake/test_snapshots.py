@@ -3,10 +3,12 @@
 from pathlib import Path
 
 import pytest
-from deltalake import DeltaTable
+from deltalake import DeltaTable, Schema
 
 from klaviyo_assets.lake.delta.log import (
+    MAX_FILES_OF_CHECKPOINT_HERE,
     MAX_HANDED_ON_SNAPSHOTS,
+    create_checkpoint,
     hand_on_snapshot,
     handed_on_snapshots,
     read_snapshot,
@@ -16,12 +18,14 @@ from klaviyo_assets.lake.lake import Lake
 from klaviyo_assets.lake.read.queries import ArrivalQuery
 from klaviyo_assets.lake.read.views import TABLE_CACHE_FILE, cached_tables
 from klaviyo_assets_tests.integration.lake.lake_fixtures import (
+    ACCOUNT_ID,
     EVENTS,
     PROFILES,
     START_TIME,
     TAGS,
     merge_rows,
     numbered_batch,
+    utc_now,
 )
 
 
@@ -60,6 +64,34 @@ def test_a_run_opens_the_log_of_its_table_once(lake: Lake, opened: list[str]) ->
         lake.vacuum("profiles")
     assert opened == ["profiles"]
     assert lake.read_columns("profiles", ["id"]).num_rows == 15
+
+
+def test_commits_keep_no_second_list_of_files(lake: Lake, opened: list[str]) -> None:
+    """A first sync opens no log, which takes memory for each file: not even to check its rows."""
+    with lake.open_session(
+        EVENTS, account=ACCOUNT_ID, mode="merge", with_history=False, started_at=utc_now()
+    ) as session:
+        for number in range(3):
+            session.add(numbered_batch(number * 10, 10, days=1))
+            session.commit({"n": number}, is_last=number == 2)
+            lake.publish([])
+    lake.vacuum("events")
+    assert lake.read_null_counts("events") == {}
+    assert lake.count_duplicate_keys("events") == 0
+    assert opened == []
+    assert lake.read_columns("events", ["id"]).num_rows == 30
+
+
+def test_a_checkpoint_of_many_files_takes_no_memory_here(
+    lake: Lake, root: Path, opened: list[str]
+) -> None:
+    """A process of its own writes it; what it holds is the table."""
+    merge_rows(lake, EVENTS, [numbered_batch(0, 5, days=1)])
+    opened.clear()
+    create_checkpoint(root / "lake/events", MAX_FILES_OF_CHECKPOINT_HERE + 1)
+    assert opened == []
+    (root / "lake/events/_delta_log/00000000000000000000.json").unlink()
+    assert len(DeltaTable(root / "lake/events").file_uris()) == 5
 
 
 def test_a_new_process_opens_only_logs_that_changed(lake: Lake, opened: list[str]) -> None:
@@ -147,7 +179,10 @@ def test_a_table_begun_anew_is_no_old_snapshot(lake: Lake, root: Path) -> None:
     hand_on_snapshot(root / "lake/profiles", stale)
     lake.set_aside_table("profiles")
     DeltaTable.create(
-        root / "lake/profiles", schema=stale.table.schema(), name="profiles", mode="error"
+        root / "lake/profiles",
+        schema=Schema.from_arrow(stale.schema),
+        name="profiles",
+        mode="error",
     )
     found = take_snapshot(root / "lake/profiles", "profiles")
     assert found is not None
@@ -156,12 +191,12 @@ def test_a_table_begun_anew_is_no_old_snapshot(lake: Lake, root: Path) -> None:
 
 
 def test_a_snapshot_has_one_owner(lake: Lake, root: Path) -> None:
-    """A cached snapshot is handed to one caller, because a commit changes it."""
+    """A cached snapshot is handed to one caller; the next one reads the log."""
     folder = root / "lake/profiles"
     for table in (PROFILES, EVENTS, TAGS):
         merge_rows(lake, table, [numbered_batch(0, 5)])
     first, second = take_snapshot(folder, "profiles"), take_snapshot(folder, "profiles")
     assert first is not None
     assert second is not None
-    assert first.table is not second.table
+    assert first is not second
     assert len(handed_on_snapshots) <= MAX_HANDED_ON_SNAPSHOTS

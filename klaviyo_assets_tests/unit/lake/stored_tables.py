@@ -23,7 +23,7 @@ def store_table(folder: Path, name: str, rows: list[Row], *, without: str = "") 
     kept = select_columns(schema, [each for each in schema.names if each != without])
     table = pa.Table.from_pylist(rows, schema=kept)
     pq.write_table(table, folder / f"{name}.parquet")
-    return TableFiles(schema=table.schema, paths=(folder / f"{name}.parquet",))
+    return TableFiles(schema=table.schema, paths=(str(folder / f"{name}.parquet"),))
 
 
 def query_view(view: View, tables: Mapping[str, TableFiles], sql: str) -> list[tuple[object, ...]]:

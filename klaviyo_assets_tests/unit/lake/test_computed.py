@@ -29,7 +29,7 @@ def write_table(folder: Path, name: str, rows: list[dict[str, object]]) -> Table
     """Return the table of a stream with these values; all others are NULL."""
     table = pa.Table.from_pylist(rows, schema=arrow_schema(STREAMS[name]))
     pq.write_table(table, folder / f"{name}.parquet")
-    return TableFiles(schema=table.schema, paths=(folder / f"{name}.parquet",))
+    return TableFiles(schema=table.schema, paths=(str(folder / f"{name}.parquet"),))
 
 
 def event_tables(folder: Path, *properties: object) -> dict[str, TableFiles]:

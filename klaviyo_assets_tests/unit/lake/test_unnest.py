@@ -96,7 +96,7 @@ def write_boxes(
         }
     )
     pq.write_table(table, folder / "boxes.parquet")
-    return {"boxes": TableFiles(schema=table.schema, paths=(folder / "boxes.parquet",))}
+    return {"boxes": TableFiles(schema=table.schema, paths=(str(folder / "boxes.parquet"),))}
 
 
 def read_relation(

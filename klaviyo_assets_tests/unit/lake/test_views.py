@@ -162,7 +162,9 @@ def test_a_relation_follows_its_stream() -> None:
 def test_paths_are_literals() -> None:
     """A data folder may be called anything."""
     path = Path("/tmp") / "it's" / NASTY.replace("/", "")  # noqa: S108 - never touched
-    sql = select_table_files(TableFiles(schema=pa.schema([("id", pa.string())]), paths=(path,)))
+    sql = select_table_files(
+        TableFiles(schema=pa.schema([("id", pa.string())]), paths=(str(path),))
+    )
     assert quote_literal(str(path)) in sql
 
 
