@@ -6,7 +6,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from deltalake import DeltaTable, Field, QueryBuilder, write_deltalake
+from deltalake import DeltaTable, Field, QueryBuilder, TableFeatures, write_deltalake
 from deltalake.schema import PrimitiveType
 
 from klaviyo_assets.errors import LakeVersionError
@@ -150,6 +150,21 @@ def test_a_feature_that_we_cannot_read_is_refused(lake: Lake, root: Path) -> Non
     if delta(root, "events").protocol().min_reader_version > 1:
         with pytest.raises(LakeVersionError, match="another program"):
             lake.read_table_state("events")
+
+
+def test_a_table_whose_rules_our_commits_do_not_keep_is_refused(lake: Lake, root: Path) -> None:
+    """An append-only table, and one with features of writers, are not committed to."""
+    for table in (EVENTS, PROFILES):
+        merge_rows(lake, table, [numbered_batch(0, 10)])
+    delta(root, "events").alter.set_table_properties({"delta.appendOnly": "true"})
+    delta(root, "profiles").alter.add_feature(
+        TableFeatures.ChangeDataFeed, allow_protocol_versions_increase=True
+    )
+    assert delta(root, "profiles").protocol().min_writer_version == 7
+    for table in (EVENTS, PROFILES):
+        with pytest.raises(LakeVersionError, match="another program"):
+            merge_rows(lake, table, [numbered_batch(0, 20)])
+        assert delta(root, table.name).count() == 10
 
 
 def test_a_table_of_others_has_no_state(lake: Lake, root: Path) -> None:
