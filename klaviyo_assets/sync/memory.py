@@ -82,7 +82,7 @@ def trim_heap() -> None:
     if sys.platform != "linux":
         return
     with suppress(OSError, AttributeError):
-        pages = int(Path("/proc/self/statm").read_text(encoding="ascii").split()[1])
+        pages = int(Path("/proc/self/statm").read_text(encoding="utf-8").split()[1])
         if pages * PAGESIZE > HEAP_TRIM_RSS_BYTES:
             ctypes.CDLL(None).malloc_trim(0)
             ARROWS_OWN.release_unused()

@@ -406,8 +406,9 @@ class SyncRun:
             )
         else:
             receipt = session.commit(state, scan, self._shrink_guard())
-        # A publication may follow, and would come on top of what the commit has freed.
-        self._trim_heap()
+        # A publication may follow, and would come on top of what a large commit has freed.
+        if self._uncommitted_bytes >= HEAP_TRIM_BYTES:
+            self._trim_heap()
         self.progress.metadata_cursor, self.is_part = self.progress.high_water_mark, False
         self._count_commit(receipt)
         return receipt
