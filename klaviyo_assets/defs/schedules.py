@@ -91,7 +91,7 @@ _PRELOADED_MODULES = (
 That server passes over a module that it does not find.
 """
 
-_STEP_SERVER = "klaviyo_assets.defs.step_server"
+_STEP_SERVER = "klaviyo_assets.step_server"
 
 
 def _op_run_config(stream: str, **config: object) -> dict[str, object]:

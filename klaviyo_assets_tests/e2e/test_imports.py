@@ -125,5 +125,5 @@ def test_a_step_of_the_first_sync_imports_nothing_itself(home: Home) -> None:
 def test_an_untuned_process_is_forked_as_it_was_imported() -> None:
     """The switch `KLAVIYO_TUNE_PROCESS` leaves the imports, and takes away what is done to them."""
     *imports, server = preloaded_modules(Settings())
-    assert server == "klaviyo_assets.defs.step_server"
+    assert server == "klaviyo_assets.step_server"
     assert preloaded_modules(Settings(tune_process=False)) == imports
