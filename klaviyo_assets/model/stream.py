@@ -333,8 +333,8 @@ class Stream:
     `shape`: the first revision whose responses look as declared here; `earlier`: the declaration
     for older revisions. Both write one table, with the same columns. `is_partial`: the revisions of
     this declaration do not return every record, so a full read marks only rows that were stored
-    from them as deleted. `history_columns`: where KLAVIYO_HISTORY
-    names the stream, a row in which one of these changed is kept as a dated version.
+    from them as deleted. `history_columns`: where KLAVIYO_HISTORY names the stream, a row in which
+    one of these changed is kept as a dated version.
     """
 
     name: str

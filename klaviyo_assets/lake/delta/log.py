@@ -411,8 +411,8 @@ def refuse_unsupported_features(table: DeltaTable, stream: str) -> None:
         raise LakeVersionError(
             "another program gave this table Delta features that klaviyo_assets does not support "
             "(deletion vectors, column mapping, other partitions, append-only). Copy it without "
-            "them, or move "
-            f"it away with `klaviyo-assets set-aside {stream}` and materialize the asset again",
+            f"them, or move it away with `klaviyo-assets set-aside {stream}` and materialize the "
+            "asset again",
             stream=stream,
         )
 

@@ -85,7 +85,7 @@ def test_commits_keep_no_second_list_of_files(lake: Lake, opened: list[str]) -> 
 def test_a_checkpoint_of_many_files_takes_no_memory_here(
     lake: Lake, root: Path, opened: list[str]
 ) -> None:
-    """A process of its own writes it; what it holds is the table."""
+    """A process of its own writes it, and the table can be read from it alone."""
     merge_rows(lake, EVENTS, [numbered_batch(0, 5, days=1)])
     opened.clear()
     create_checkpoint(root / "lake/events", MAX_FILES_OF_CHECKPOINT_HERE + 1)
